@@ -1,0 +1,15 @@
+"""An intent classifier made small and fast, one declared stage at a time.
+
+    download ─ data/ ──┬─ teacher ─ models/teacher, logits/train.npy
+                       ├─ distill ─ models/<name>   a smaller model taught by the teacher
+                       ├─ prune ─── models/<name>   the same with weights removed
+                       │  export ── models/<name>   an ONNX graph
+                       │  quantize  models/<name>   int8
+                       ├─ evaluate  evaluations/<name>.json   accuracy and size
+                       │  benchmark benchmark/      latency of all, side by side
+                       └─ report ── metrics/        tables and pictures
+
+Each stage of dvc.yaml is the module of that name here, a thin script over `intents` (queries
+and labels), `compression` (techniques: model folder in, model folder out), `runtime` (model
+folder to predictions), `measurement` and `reporting`.
+"""

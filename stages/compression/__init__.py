@@ -1,0 +1,1 @@
+"""Techniques, one file each: model folder in, model folder out."""

@@ -1,0 +1,96 @@
+"""Students to distil into: layers of the teacher, or a hub's DistilBERT."""
+
+from pathlib import Path
+
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    PreTrainedModel,
+)
+
+from stages.compression.pretrained import classifier
+from stages.errors import UserError
+from stages.params import HubStudent, TeacherLayers
+
+# BertLayer's modules under the names of DistilBERT's TransformerBlock.
+BLOCK = {
+    "attention.self.query": "attention.q_lin",
+    "attention.self.key": "attention.k_lin",
+    "attention.self.value": "attention.v_lin",
+    "attention.output.dense": "attention.out_lin",
+    "attention.output.LayerNorm": "sa_layer_norm",
+    "intermediate.dense": "ffn.lin1",
+    "output.dense": "ffn.lin2",
+    "output.LayerNorm": "output_layer_norm",
+}
+
+
+def from_teacher_layers(
+    teacher: BertForSequenceClassification, layers: list[int]
+) -> DistilBertForSequenceClassification:
+    """A DistilBERT made of the teacher's embeddings, the given layers (from 0) and its head.
+
+    DistilBERT's own initialisation (Sanh et al., 2019, arXiv:1910.01108, section 3), for any BERT.
+    DistilBERT has no token types: the row of type 0, which every token of a single text has, is
+    added to each position's. The pooler becomes `pre_classifier` (there the activation is ReLU
+    instead of tanh).
+    """
+    config = teacher.config
+    if config.model_type != "bert":
+        raise UserError(
+            f"teacher-layers makes a student of a BERT, and the teacher is a {config.model_type}: "
+            "choose student=distilbert, or another teacher"
+        )
+    if max(layers) >= config.num_hidden_layers:
+        raise UserError(
+            f"student.layers has {max(layers)}, and the teacher's layers are 0 to {config.num_hidden_layers - 1}"
+        )
+    student = DistilBertForSequenceClassification(
+        DistilBertConfig(
+            vocab_size=config.vocab_size,
+            max_position_embeddings=config.max_position_embeddings,
+            n_layers=len(layers),
+            n_heads=config.num_attention_heads,
+            dim=config.hidden_size,
+            hidden_dim=config.intermediate_size,
+            activation=config.hidden_act,
+            dropout=config.hidden_dropout_prob,
+            attention_dropout=config.attention_probs_dropout_prob,
+            pad_token_id=config.pad_token_id,
+            id2label=config.id2label,
+            label2id=config.label2id,
+            problem_type="single_label_classification",
+        )
+    )
+    theirs, ours = teacher.bert.embeddings, student.distilbert.embeddings
+    ours.word_embeddings.weight.data = theirs.word_embeddings.weight.data.clone()
+    ours.position_embeddings.weight.data = (
+        theirs.position_embeddings.weight.data + theirs.token_type_embeddings.weight.data[0]
+    )
+    ours.LayerNorm.load_state_dict(theirs.LayerNorm.state_dict())
+    for layer, block in zip(layers, student.distilbert.transformer.layer, strict=True):
+        for source, target in BLOCK.items():
+            module = teacher.bert.encoder.layer[layer].get_submodule(source)
+            block.get_submodule(target).load_state_dict(module.state_dict())
+    student.pre_classifier.load_state_dict(teacher.bert.pooler.dense.state_dict())
+    student.classifier.load_state_dict(teacher.classifier.state_dict())
+    return student
+
+
+def create(params: TeacherLayers | HubStudent, parent: Path, labels: list[str]) -> PreTrainedModel:
+    """The student that `params` describes, made from the model folder `parent` or from the hub."""
+    if params.init == "teacher-layers":
+        model = from_teacher_layers(AutoModelForSequenceClassification.from_pretrained(parent), params.layers)
+    else:
+        model = classifier(params.model, labels)
+    freeze_embeddings(model, params.freeze_embeddings)
+    return model
+
+
+def freeze_embeddings(model: PreTrainedModel, frozen: bool) -> None:
+    """Train the word and position embeddings, or leave them as they are."""
+    embeddings = model.base_model.embeddings
+    for part in (embeddings.word_embeddings, embeddings.position_embeddings):
+        part.requires_grad_(not frozen)

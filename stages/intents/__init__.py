@@ -1,0 +1,1 @@
+"""Queries and the intents they express: sources, splits, the tables between stages."""

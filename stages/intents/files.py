@@ -1,0 +1,91 @@
+"""The user's own queries: CSV, JSONL, or JSON in CLINC's layout."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from stages.errors import UserError
+from stages.intents.clinc150 import read_json
+from stages.intents.splits import split
+from stages.params import FilesData
+
+SPLITS = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
+
+
+def load(params: FilesData, seed: int) -> dict[str, pd.DataFrame]:
+    """Read `params.path`: one file that is split by seed, or a folder with a file for each split.
+
+    JSON in CLINC's layout brings its own splits.
+    """
+    path = Path(params.path)
+    if path.is_dir():
+        tables = {name: _read(_find(path, stems), params) for name, stems in SPLITS.items()}
+    elif path.suffix == ".json":
+        tables = read_json(path)
+        for name, table in tables.items():
+            _check(table, f"{path} ({name})")
+    else:
+        table = _read(path, params).drop_duplicates("text", ignore_index=True)
+        return split(table, params.test_fraction, params.validation_fraction, seed)
+    return _without_leaks(tables, params)
+
+
+def _find(folder: Path, stems: tuple[str, ...]) -> Path:
+    for stem in stems:
+        for suffix in (".csv", ".jsonl"):
+            if (folder / f"{stem}{suffix}").exists():
+                return folder / f"{stem}{suffix}"
+    raise UserError(
+        f"{folder} holds no {stems[0]}.csv or {stems[0]}.jsonl: add it, or set data.path to one file "
+        "that is split by seed"
+    )
+
+
+def _read(path: Path, params: FilesData) -> pd.DataFrame:
+    if not path.exists():
+        raise UserError(f"{path} does not exist: set data.path to your file or folder")
+    try:
+        if path.suffix == ".csv":
+            table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        elif path.suffix == ".jsonl":
+            table = pd.read_json(path, lines=True, dtype=False)
+        else:
+            raise UserError(f"{path} is none of .csv, .jsonl and .json (CLINC's layout): convert it")
+    except ValueError as error:  # pandas' parser errors and UnicodeDecodeError among them
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    for column in (params.text_column, params.intent_column):
+        if column not in table:
+            raise UserError(
+                f"{path} has no column {column!r}; it has {', '.join(map(repr, table.columns))}: "
+                "set data.text_column and data.intent_column"
+            )
+    table = table[[params.text_column, params.intent_column]].set_axis(["text", "intent"], axis=1)
+    _check(table, str(path))
+    table["text"] = table["text"].str.strip()
+    return table
+
+
+def _check(table: pd.DataFrame, where: str) -> None:
+    for column in ("text", "intent"):
+        bad = ~table[column].map(lambda value: isinstance(value, str) and bool(value.strip()))
+        if bad.any():
+            raise UserError(
+                f"{where}: {bad.sum()} rows have an empty {column} or one that is not a string, the "
+                f"first at row {bad.to_numpy().argmax() + 1}: fill them or remove them"
+            )
+
+
+def _without_leaks(tables: dict[str, pd.DataFrame], params: FilesData) -> dict[str, pd.DataFrame]:
+    """No text of one split stands in another: an error, or dropped where it is least missed."""
+    held_out = set()
+    for name in ("test", "validation", "train"):
+        table = tables[name]
+        leaked = table["text"].isin(held_out)
+        if leaked.any() and params.duplicates == "error":
+            raise UserError(
+                f"{leaked.sum()} texts of {name} stand in another split too, the first is "
+                f"{table['text'][leaked].iloc[0]!r}: remove them, or set data.duplicates=drop"
+            )
+        tables[name] = table[~leaked].drop_duplicates(ignore_index=True)
+        held_out |= set(table["text"])
+    return tables

@@ -1,0 +1,66 @@
+"""From a model folder to predictions, whatever the model runs on.
+
+`load(folder)` gives a Classifier. An ONNX model is served without importing torch.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from stages.model_folder import label_names
+
+
+class Session(Protocol):
+    def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        """Logits of shape (batch, labels) for int64 inputs of shape (batch, length)."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An intent and its probability under the softmax of the logits."""
+
+    label: str
+    score: float
+
+
+class Classifier:
+    """Queries to logits and intents, with the Rust tokenizer and one of the sessions."""
+
+    def __init__(self, folder: Path, session: Session):
+        from tokenizers import Tokenizer
+
+        self.labels = label_names(folder)
+        self.session = session
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id("[PAD]") or 0)
+
+    def logits(self, texts: list[str]) -> np.ndarray:
+        """Logits of shape (len(texts), labels), float32, padded to the longest of `texts`."""
+        encodings = self.tokenizer.encode_batch(texts)
+        ids = np.array([e.ids for e in encodings], dtype=np.int64)
+        mask = np.array([e.attention_mask for e in encodings], dtype=np.int64)
+        return self.session(ids, mask)
+
+    def predict(self, texts: list[str]) -> list[Prediction]:
+        logits = self.logits(texts)
+        top = logits.max(axis=-1, keepdims=True)
+        scores = 1 / np.exp(logits - top).sum(axis=-1)
+        return [
+            Prediction(self.labels[i], float(score))
+            for i, score in zip(logits.argmax(axis=-1), scores, strict=True)
+        ]
+
+
+def load(folder: Path | str, threads: int = 1) -> Classifier:
+    """The model in `folder`, running on `threads` threads (torch's are the whole process's)."""
+    folder = Path(folder)
+    label_names(folder)  # first of all, a clear error where there is no model
+    if (folder / "model.onnx").exists():
+        from stages.runtime.onnx_session import OnnxSession
+
+        return Classifier(folder, OnnxSession(folder, threads))
+    from stages.runtime.torch_session import TorchSession
+
+    return Classifier(folder, TorchSession(folder, threads))
