@@ -15,14 +15,17 @@ def main():
     from stages.measurement.performance import PerformanceBenchmark
 
     models = {
-        name: PerformanceBenchmark(model_folder.MODELS / name, p.benchmark.threads) for name in p.variants.rows
+        name: PerformanceBenchmark(model_folder.MODELS / name, p.benchmark.threads)
+        for name in p.variants.rows
     }
     times = latency.interleave(models, p.benchmark, p.seed)
     with replacing("benchmark") as scratch:
         scratch.mkdir()
         times.to_csv(scratch / "times.csv", index=False, float_format="%.4f")
         latency.summarize(times, baseline="teacher").to_csv(scratch / "latency.csv", float_format="%.4f")
-        (scratch / "machine.json").write_text(json.dumps(machine.describe(p.benchmark.threads), indent=2) + "\n")
+        (scratch / "machine.json").write_text(
+            json.dumps(machine.describe(p.benchmark.threads), indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ def main():
         splits = sample.load(p.data, p.seed)
 
     known = set(splits["train"]["intent"])
-    for split in ("validation", "test"):
-        unknown = sorted(set(splits[split]["intent"]) - known)
+    for split, table in splits.items():
+        if table.empty:
+            raise UserError(f"{p.data.path} has no queries for {split}: add some, or correct data.path")
+        unknown = sorted(set(table["intent"]) - known)
         if unknown:
             raise UserError(
                 f"{split} has intents that train lacks ({', '.join(unknown[:5])}): add training "

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from yaml import YAMLError
 
@@ -136,7 +137,7 @@ class Variants(Section):
 
     @model_validator(mode="after")
     def _names_and_parents(self):
-        made = {"teacher": None}
+        made: dict[str, str | None] = {"teacher": None}
         for stage in (self.distill, self.prune, self.export, self.quantize):
             for name, variant in stage.items():
                 if name in made:
@@ -184,11 +185,11 @@ class Params(Section):
 def load(path: Path | str = "params.yaml") -> Params:
     """Read and check a params file; a UserError names the key, its value and what is allowed."""
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
+        values = OmegaConf.to_container(OmegaConf.load(path), throw_on_missing=True)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: run from the repository's root") from None
-    except YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     try:
         return Params.model_validate(values)
     except ValidationError as error:
@@ -205,8 +206,10 @@ def _explain(error: ValidationError) -> str:
         return f"{key} is missing"
     if first["type"] == "value_error":
         return f"{key}: {first['ctx']['error']}".removeprefix(": ")
-    if first["type"] == "union_tag_invalid":
+    if first["type"].startswith("union_tag"):
         context = first["ctx"]
-        chosen = context["discriminator"].strip("'")
-        return f"{key}.{chosen} is {context['tag']!r}: should be one of {context['expected_tags']}"
-    return f"{key} is {first['input']!r}: {first['msg'].removeprefix('Input ')}"
+        key += "." + context["discriminator"].strip("'")
+        if first["type"] == "union_tag_not_found":
+            return f"{key} is missing"
+        return f"{key} is {context['tag']!r}: should be one of {context['expected_tags']}"
+    return f"{key} is {first['input']!r}: {first['msg'].removeprefix('Input ')}".lstrip()

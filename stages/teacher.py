@@ -35,9 +35,11 @@ def main():
             )
             history = training.fit(trainer)
         model.save_pretrained(scratch)
-        model_folder.write_recipe(scratch, p.teacher.model, "fine-tuning", p.teacher.model_dump(), history=history)
+        model_folder.write_recipe(
+            scratch, p.teacher.model, "fine-tuning", p.teacher.model_dump(), history=history
+        )
         logits = training.logits(model, train)
-    with replacing("logits/train.npy") as scratch, open(scratch, "wb") as file:
+    with replacing("logits/train.npy") as scratch, scratch.open("wb") as file:
         np.save(file, logits)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 EXEMPT = {"stages/params.py"}
 
 
-def modules(entry: str, root: Path = Path(".")) -> set[str]:
+def modules(entry: str, root: Path = Path()) -> set[str]:
     """Paths of every stages/ module that the module at path `entry` needs, itself included."""
     found, todo = set(), [entry]
     while todo:
@@ -19,7 +19,12 @@ def modules(entry: str, root: Path = Path(".")) -> set[str]:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages"):
                 todo += [p for alias in node.names for p in _paths(f"{node.module}.{alias.name}", root)]
             elif isinstance(node, ast.Import):
-                todo += [p for alias in node.names if alias.name.startswith("stages.") for p in _paths(alias.name, root)]
+                todo += [
+                    p
+                    for alias in node.names
+                    if alias.name.startswith("stages.")
+                    for p in _paths(alias.name, root)
+                ]
     return {path for path in found if _has_code(root / path)}
 
 
@@ -29,9 +34,7 @@ def _paths(dotted: str, root: Path) -> list[str]:
     paths = []
     for end in range(1, len(parts) + 1):
         stem = "/".join(parts[:end])
-        for path in (f"{stem}.py", f"{stem}/__init__.py"):
-            if (root / path).exists():
-                paths.append(path)
+        paths += [path for path in (f"{stem}.py", f"{stem}/__init__.py") if (root / path).exists()]
     return paths
 
 

@@ -62,7 +62,8 @@ class GradualMagnitudePruning(TrainerCallback):
         self.target = -1.0
         self.masks: dict[nn.Linear, torch.Tensor] = {}
 
-    def on_step_end(self, args, state, control, model, **kwargs):
+    def on_step_end(self, args, state, control, **kwargs):
+        model = kwargs["model"]
         target = cubic_sparsity(state.global_step / state.max_steps, *self.schedule)
         due = state.global_step % self.every == 0 or target == self.schedule[0] or not self.masks
         if due and target != self.target:

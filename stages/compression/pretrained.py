@@ -9,6 +9,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from stages.errors import UserError
 from stages.params import Teacher
 
+WITHOUT_A_HUB = (
+    "name a local folder that holds it, or choose teacher=minilm and student=teacher-layers, "
+    "which need no hub"
+)
+
 
 def locate(teacher: Teacher) -> str:
     """The folder or the hub name that `from_pretrained` takes, its checksum verified if one is given."""
@@ -21,7 +26,7 @@ def locate(teacher: Teacher) -> str:
     weights = next((f.locate() for f in files if f.name == "model.safetensors"), None)
     if weights is None:
         raise UserError(f"the package {teacher.model!r} carries no model.safetensors: correct teacher.model")
-    with open(weights, "rb") as file:
+    with Path(weights).open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != teacher.sha256:
         raise UserError(
@@ -47,22 +52,18 @@ def classifier(name: str, labels: list[str], keep_head: bool = False) -> PreTrai
         if set(theirs) != set(labels):
             missing = sorted(set(labels) - set(theirs))[:3]
             raise UserError(
-                f"{name!r} was trained on other labels (of the data's, it lacks {', '.join(missing) or 'none'}; "
-                f"it has {len(theirs)}, the data {len(labels)}): set teacher.epochs above 0 to fine-tune it"
+                f"{name!r} was trained on {len(theirs)} other labels (it lacks "
+                f"{', '.join(missing) or 'none'} of the data's {len(labels)}): set teacher.epochs above 0 "
+                "to fine-tune it"
             )
         model = AutoModelForSequenceClassification.from_pretrained(name)
     except OSError as error:
-        raise UserError(f"cannot load {name!r} ({str(error).splitlines()[0]}): {_OFFLINE}") from None
+        raise UserError(f"cannot load {name!r} ({str(error).splitlines()[0]}): {WITHOUT_A_HUB}") from None
     order = [theirs[label] for label in labels]
     model.classifier.weight.data = model.classifier.weight.data[order]
     model.classifier.bias.data = model.classifier.bias.data[order]
     model.config.update({"id2label": id2label, "label2id": label2id})
     return model
-
-
-_OFFLINE = (
-    "name a local folder with its files, or, where there is no hub, choose teacher=minilm and student=teacher-layers"
-)
 
 
 def save_tokenizer(name: str, folder: Path, max_length: int) -> None:

@@ -45,7 +45,8 @@ def from_teacher_layers(
         )
     if max(layers) >= config.num_hidden_layers:
         raise UserError(
-            f"student.layers has {max(layers)}, and the teacher's layers are 0 to {config.num_hidden_layers - 1}"
+            f"student.layers has {max(layers)}, "
+            f"and the teacher's layers are 0 to {config.num_hidden_layers - 1}"
         )
     student = DistilBertForSequenceClassification(
         DistilBertConfig(
@@ -81,6 +82,7 @@ def from_teacher_layers(
 
 def create(params: TeacherLayers | HubStudent, parent: Path, labels: list[str]) -> PreTrainedModel:
     """The student that `params` describes, made from the model folder `parent` or from the hub."""
+    model: PreTrainedModel
     if params.init == "teacher-layers":
         model = from_teacher_layers(AutoModelForSequenceClassification.from_pretrained(parent), params.layers)
     else:

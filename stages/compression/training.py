@@ -87,7 +87,7 @@ def fit(trainer: Trainer) -> list[dict]:
     dict an epoch: `epoch`, `loss` (training), `eval_loss` and `eval_accuracy` (validation), and
     what callbacks have logged.
     """
-    folder = Path(trainer.args.output_dir)
+    folder = Path(str(trainer.args.output_dir))
     marker = folder / "run"
     run = _fingerprint(trainer)
     if not marker.exists() or marker.read_text() != run:
@@ -107,7 +107,7 @@ def fit(trainer: Trainer) -> list[dict]:
     return list(history.values())
 
 
-def _fingerprint(trainer: Trainer) -> str:
+def _fingerprint(trainer) -> str:
     digest = hashlib.sha256()
     for name, tensor in trainer.model.state_dict().items():
         digest.update(name.encode())
@@ -125,9 +125,8 @@ def logits(model: PreTrainedModel, examples: list[dict], batch_size: int = 128) 
     model.eval()
     collate = PadToLongest(model.config.pad_token_id)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
-    out = np.empty((len(examples), model.config.num_labels), dtype=np.float32)
+    parts = []
     for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        batch = collate([{"input_ids": examples[i]["input_ids"]} for i in rows])
-        out[rows] = model(**{k: v.to(model.device) for k, v in batch.items()}).logits.numpy(force=True)
-    return out
+        batch = collate([{"input_ids": examples[i]["input_ids"]} for i in order[start : start + batch_size]])
+        parts.append(model(**{k: v.to(model.device) for k, v in batch.items()}).logits.numpy(force=True))
+    return np.concatenate(parts)[np.argsort(order)]

@@ -8,15 +8,16 @@ from stages.errors import UserError
 
 
 def split_counts(total: int, test_fraction: float, validation_fraction: float) -> tuple[int, int]:
-    """How many of `total` go to test and to validation: at least one each."""
-    return max(1, round(total * test_fraction)), max(1, round(total * validation_fraction))
+    """How many of `total` go to test and to validation: of three or more, at least one each, and to train."""
+    test = max(1, round(total * test_fraction))
+    return test, max(1, min(round(total * validation_fraction), total - test - 1))
 
 
 def split(
     table: pd.DataFrame, test_fraction: float, validation_fraction: float, seed: int
 ) -> dict[str, pd.DataFrame]:
     """Deal the rows out to train, validation and test, each intent in the same proportions."""
-    parts = {"train": [], "validation": [], "test": []}
+    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for intent, rows in table.groupby("intent").indices.items():
         if len(rows) < 3:
             raise UserError(

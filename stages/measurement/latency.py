@@ -29,7 +29,8 @@ def interleave(models: Mapping[str, PerformanceBenchmark], params: Benchmark, se
             for name in rng.sample(list(models), len(models)):
                 models[name].time_query(params.query)
                 rows += [
-                    (number, name, models[name].time_query(params.query)) for _ in range(params.runs_per_round)
+                    (number, name, models[name].time_query(params.query))
+                    for _ in range(params.runs_per_round)
                 ]
             gc.collect()
     finally:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from stages import model_folder
 
-COLORS = plt.get_cmap("tab10").colors
+COLORS = [f"C{i}" for i in range(10)]
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
@@ -28,13 +28,20 @@ def accuracy_against_latency(results: pd.DataFrame, path: Path) -> None:
     for i, (name, row) in enumerate(results.iterrows()):
         x, y = row["latency_ms"], 100 * row["accuracy"]
         axes.scatter(
-            x, y, s=scale * row["size_mb"], color=COLORS[i % 10], alpha=0.6, label=f"{name} ({row['size_mb']:.1f} MB)"
+            x,
+            y,
+            s=scale * row["size_mb"],
+            color=COLORS[i % 10],
+            alpha=0.6,
+            label=f"{name} ({row['size_mb']:.1f} MB)",
         )
         if row["best"]:
             size = (np.sqrt(scale * row["size_mb"]) + 12) ** 2
-            axes.scatter(x, y, s=size, facecolors="none", edgecolors="black", linewidths=1.8, label="best: " + name)
+            axes.scatter(
+                x, y, s=size, facecolors="none", edgecolors="black", linewidths=1.8, label="best: " + name
+            )
     axes.set_xscale("log")
-    ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)]
+    ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
     low, high = results["latency_ms"].min() / 1.5, results["latency_ms"].max() * 1.5
     axes.set_xticks([t for t in ticks if low <= t <= high], minor=False)
     axes.xaxis.set_major_formatter("{x:g}")
@@ -57,7 +64,9 @@ def training_curves(curves: pd.DataFrame, path: Path) -> None:
     for i, (name, rows) in enumerate(curves.groupby("model", sort=False)):
         left.plot(rows["epoch"], rows["loss"], marker=".", color=COLORS[i % 10], label=name)
         right.plot(rows["epoch"], 100 * rows["eval_accuracy"], marker=".", color=COLORS[i % 10], label=name)
-    left.set(xlabel="epoch", ylabel="training loss (each its own objective)", yscale="log", title="Training loss")
+    left.set(
+        xlabel="epoch", ylabel="training loss (each its own objective)", yscale="log", title="Training loss"
+    )
     right.set(xlabel="epoch", ylabel="validation accuracy, %", title="Validation accuracy")
     for axes in (left, right):
         axes.grid(alpha=0.3)
@@ -79,12 +88,16 @@ def weight_histogram(rows: list[str], path: Path) -> None:
         len(names), 1, figsize=(8, 1.9 * len(names)), sharex=True, squeeze=False, layout="constrained"
     )
     weights = {name: encoder_weights(model_folder.MODELS / name) for name in names}
-    limit = max(np.quantile(np.abs(values[:: len(values) // 100_000 + 1]), 0.999) for values in weights.values())
+    limit = max(
+        np.quantile(np.abs(values[:: len(values) // 100_000 + 1]), 0.999) for values in weights.values()
+    )
     bins = np.linspace(-limit, limit, 201)
     for i, (axes, (name, values)) in enumerate(zip(panels[:, 0], weights.items(), strict=True)):
         kept = values[values != 0]
         axes.hist(kept, bins=bins, weights=np.full(len(kept), 100 / len(values)), color=COLORS[i % 10])
-        axes.set_title(f"{name}: {100 * (1 - len(kept) / len(values)):.0f}% of the weights are zero", fontsize=10)
+        axes.set_title(
+            f"{name}: {100 * (1 - len(kept) / len(values)):.0f}% of the weights are zero", fontsize=10
+        )
         axes.set_ylabel("% of weights")
         axes.grid(alpha=0.3)
     panels[-1, 0].set_xlabel("value of an encoder weight (zeros left out)")

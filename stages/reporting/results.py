@@ -42,7 +42,8 @@ def summary(results: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     """The headline numbers of each model, for `dvc metrics diff`."""
     rounded = results[HEADLINES].astype(float).round(4)
     return {
-        name: {k: None if pd.isna(v) else v for k, v in row.items()} for name, row in rounded.to_dict("index").items()
+        name: {k: None if pd.isna(v) else v for k, v in row.items()}
+        for name, row in rounded.to_dict("index").items()
     }
 
 
@@ -71,7 +72,7 @@ def markdown(results: pd.DataFrame, machine: dict) -> str:
     return "\n".join(lines)
 
 
-def _percent(value: float | None) -> str:
+def _percent(value: float) -> str:
     return "–" if pd.isna(value) else f"{100 * value:.1f}%"
 
 

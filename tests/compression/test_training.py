@@ -1,0 +1,149 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import Trainer, TrainerCallback
+
+from stages import params
+from stages.compression import training
+from stages.compression.student import from_teacher_layers
+
+HYPER = params.Training(epochs=3, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
+
+
+def rows(count=40):
+    rng = np.random.default_rng(1)
+    return [
+        {"input_ids": torch.tensor(rng.integers(5, 60, rng.integers(3, 12))), "labels": int(rng.integers(3))}
+        for _ in range(count)
+    ]
+
+
+def trainer(bert, *callbacks, seed=0):
+    torch.manual_seed(7)
+    return Trainer(
+        from_teacher_layers(bert, [0]),
+        training.arguments(HYPER, "student", seed),
+        train_dataset=rows(),
+        eval_dataset=rows(12),
+        data_collator=training.PadToLongest(0),
+        compute_metrics=training.accuracy,
+        callbacks=list(callbacks),
+    )
+
+
+def weights(run, path):
+    save_file(run.model.state_dict(), path)
+    return path.read_bytes()
+
+
+class StopAfter(TrainerCallback):
+    """Ctrl-C at a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_batches_are_as_wide_as_their_longest_query():
+    batch = training.PadToLongest(pad_token_id=9)(
+        [
+            {"input_ids": torch.tensor([1, 2, 3]), "labels": 2, "teacher_logits": np.array([0.5, 1], "f4")},
+            {"input_ids": torch.tensor([4]), "labels": 0, "teacher_logits": np.array([2, 3], "f4")},
+        ]
+    )
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 9, 9]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [2, 0]
+    assert batch["teacher_logits"].tolist() == [[0.5, 1], [2, 3]]
+    assert batch["teacher_logits"].dtype == torch.float32
+
+
+def test_encode(tmp_path):
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "pay": 1, "me": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    table = pd.DataFrame({"text": ["pay me", "who"], "label": [3, 4]})
+    first, second = training.encode(table, tmp_path, teacher_logits=np.array([[1.0], [2.0]]))
+    assert first["input_ids"].tolist() == [1, 2]
+    assert (first["labels"], second["labels"]) == (3, 4)
+    assert second["input_ids"].tolist() == [0]
+    assert second["teacher_logits"].tolist() == [2.0]
+    with pytest.raises(ValueError, match="shorter"):  # logits of another split
+        training.encode(table, tmp_path, teacher_logits=np.array([[1.0]]))
+
+
+def test_same_seed_same_bytes_other_seed_other_bytes(bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = []
+    for seed in (0, 0, 1):
+        run = trainer(bert, seed=seed)
+        history = training.fit(run)
+        results.append((weights(run, tmp_path / "w"), history))
+    assert results[0] == results[1]
+    assert results[0][0] != results[2][0]
+    assert not (tmp_path / ".checkpoints" / "student").exists()
+
+
+def test_history_has_an_entry_an_epoch_and_no_timings(bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    history = training.fit(trainer(bert))
+    assert [entry["epoch"] for entry in history] == [1, 2, 3]
+    for entry in history:
+        assert {"loss", "eval_loss", "eval_accuracy"} <= set(entry)
+        assert not any("second" in key or "runtime" in key for key in entry)
+
+
+def test_interrupted_run_resumes_to_the_same_bytes(bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = trainer(bert)
+    history = training.fit(whole)
+    expected = weights(whole, tmp_path / "w")
+
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(trainer(bert, StopAfter(12)))  # in the third of three epochs of five steps
+    assert list((tmp_path / ".checkpoints" / "student").glob("checkpoint-10"))
+    steps = []
+
+    class Count(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            steps.append(state.global_step)
+
+    resumed = trainer(bert, Count())
+    assert training.fit(resumed) == history
+    assert steps == [11, 12, 13, 14, 15]
+    assert weights(resumed, tmp_path / "w") == expected
+
+
+def test_half_written_checkpoint_is_passed_over(bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(trainer(bert, StopAfter(7)))
+    (tmp_path / ".checkpoints" / "student" / "checkpoint-7").mkdir()
+    resumed = trainer(bert)
+    training.fit(resumed)
+    assert resumed.state.global_step == 15
+
+
+def test_checkpoints_of_another_run_are_not_resumed(bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(trainer(bert, StopAfter(12), seed=0))
+    other = trainer(bert, seed=1)
+    training.fit(other)
+    resumed = weights(other, tmp_path / "w")
+    fresh = trainer(bert, seed=1)
+    training.fit(fresh)
+    assert resumed == weights(fresh, tmp_path / "w")
+
+
+def test_logits_do_not_depend_on_the_batch(bert):
+    together = training.logits(bert, rows(), batch_size=16)
+    alone = training.logits(bert, rows(), batch_size=1)
+    assert together.shape == (40, 3)
+    np.testing.assert_allclose(together, alone, atol=1e-5)

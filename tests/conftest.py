@@ -1,0 +1,93 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import shutil
+
+import pytest
+
+
+def tiny_bert():
+    """A BERT classifier of 3 layers, 16 wide, with weights by seed."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    labels = dict(enumerate(["balance", "oos", "transfer"]))
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=60,
+            hidden_size=16,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            intermediate_size=32,
+            max_position_embeddings=24,
+            initializer_range=0.5,  # logits far enough apart to tell models from each other
+            id2label=labels,
+            label2id={name: i for i, name in labels.items()},
+            problem_type="single_label_classification",
+        )
+    )
+    return model.eval()
+
+
+def word_tokenizer():
+    """Words over the 60 ids of the tiny models, [CLS] and [SEP] around them."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "my",
+        "balance",
+        "send",
+        "money",
+        "to",
+        "rent",
+        "a",
+        "car",
+        "in",
+    ]
+    vocabulary = {word: i for i, word in enumerate([*words, *(f"w{i}" for i in range(len(words), 60))])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.enable_truncation(16)
+    return tokenizer
+
+
+@pytest.fixture
+def bert():
+    return tiny_bert()
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """Folders `teacher` (the tiny BERT), `student` (two layers of it), and each as ONNX, `<name>-ort`."""
+    from stages import model_folder
+    from stages.compression import onnx_export
+    from stages.compression.student import from_teacher_layers
+
+    root = tmp_path_factory.mktemp("exported")
+    for name, model in (("teacher", tiny_bert()), ("student", from_teacher_layers(tiny_bert(), [0, 2]))):
+        model.save_pretrained(root / name)
+        (root / f"{name}-ort").mkdir()
+        onnx_export.export(root / name, root / f"{name}-ort")
+    for folder in list(root.iterdir()):
+        word_tokenizer().save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text("{}")
+        model_folder.write_recipe(folder, "nothing", "a test", {})
+    return root
+
+
+@pytest.fixture
+def models(exported, tmp_path, monkeypatch):
+    """The folder `models` of an empty working directory, with a copy of the `exported` ones."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(exported, tmp_path / "models")

@@ -1,0 +1,57 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import word_tokenizer
+from transformers import AutoModelForSequenceClassification
+
+from stages import runtime
+from stages.errors import UserError
+
+QUERIES = ["send money to my car", "balance", "rent a car in w20 w21 w22"]
+
+
+@pytest.fixture(params=["student", "student-ort"])
+def folder(request, models):
+    return models / request.param
+
+
+def test_predictions_are_the_models(folder):
+    model = AutoModelForSequenceClassification.from_pretrained(folder.with_name("student")).eval()
+    predictions = runtime.load(folder).predict(QUERIES)
+    for query, prediction in zip(QUERIES, predictions, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor([word_tokenizer().encode(query).ids])).logits[0]
+        score, index = logits.softmax(-1).max(-1)
+        assert prediction.label == model.config.id2label[int(index)]
+        assert prediction.score == pytest.approx(score.item(), abs=1e-5)
+
+
+def test_padding_changes_nothing(folder):
+    classifier = runtime.load(folder)
+    alone = np.concatenate([classifier.logits([query]) for query in QUERIES])
+    np.testing.assert_allclose(classifier.logits(QUERIES), alone, atol=1e-5)
+
+
+def test_long_and_odd_queries(folder):
+    classifier = runtime.load(folder)
+    predictions = classifier.predict(["money " * 1000, "", "¿qué? 你好 🚗", "\x00"])
+    assert all(p.label in {"balance", "oos", "transfer"} and 0 < p.score <= 1 for p in predictions)
+
+
+def test_no_model(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere is no model folder \(it has no config.json\)"):
+        runtime.load(tmp_path / "nowhere")
+
+
+def test_onnx_models_are_served_without_torch(models):
+    code = (
+        "import sys; from stages import runtime; "
+        "print(runtime.load('models/student-ort').predict(['balance'])[0].label); "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in {"balance", "oos", "transfer"}

@@ -1,0 +1,196 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import stages.download
+from stages.intents import clinc150, tables
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = str(ROOT / "stages/intents/sample")
+QUERIES = [(f"{intent} {i}", intent) for intent in ("transfer", "balance", "oos") for i in range(10)]
+CLINC = {
+    "train": [["balance please", "balance"], ["send 5 dollars", "transfer"], ["is it raining", "oos"]],
+    "val": [["sing", "oos"]],
+    "test": [["move money", "transfer"]],
+}
+
+
+@pytest.fixture
+def download(tmp_path, monkeypatch):
+    """Run the stage in an empty folder on a source's settings of conf/data/, changed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CLINC150_PATH", raising=False)
+
+    def run(source, seed=0, **changes):
+        values = yaml.safe_load((ROOT / "params.yaml").read_text())
+        data = yaml.safe_load((ROOT / f"conf/data/{source}.yaml").read_text())
+        Path("params.yaml").write_text(yaml.safe_dump(values | {"data": data | changes, "seed": seed}))
+        stages.download.main()
+
+    return run
+
+
+def fails(download, source, **changes):
+    """The line that the stage ends with; data/ is as it was."""
+    before = written()
+    with pytest.raises(SystemExit) as caught:
+        download(source, **changes)
+    line = caught.value.code
+    assert line.startswith("error: ") and "\n" not in line
+    assert written() == before
+    assert not list(Path().glob(".*.part"))
+    return line
+
+
+def written():
+    return {path.name: path.read_bytes() for path in Path("data").glob("*")}
+
+
+def write_csv(path, rows):
+    Path(path).parent.mkdir(exist_ok=True)
+    Path(path).write_text("text,intent\n" + "".join(f"{text},{intent}\n" for text, intent in rows))
+
+
+def write_folder(train, validation, test):
+    for split, rows in (("train", train), ("validation", validation), ("test", test)):
+        write_csv(f"queries/{split}.csv", rows)
+
+
+def write_clinc(labels=("transfer", "oos", "balance")):
+    Path("clinc.json").write_text(json.dumps(CLINC))
+    checksum = clinc150.checksum(clinc150.read_json(Path("clinc.json")))
+    Path("known.json").write_text(json.dumps({"sha256": checksum, "labels": labels}))
+
+
+def test_sample(download, capsys):
+    download("sample", path=SAMPLE)
+    splits = {split: tables.read(split) for split in tables.SPLITS}
+    labels = tables.read_labels()
+    assert labels.names == sorted(labels.names) and labels.out_of_scope == "oos"
+    for table in splits.values():
+        assert set(table["label"]) == set(range(len(labels.names)))
+    assert capsys.readouterr().out.splitlines() == [
+        f"{split}: {len(table):,} queries, {len(labels.names)} intents" for split, table in splits.items()
+    ]
+    first = written()
+    download("sample", path=SAMPLE)
+    assert written() == first
+    download("sample", path=SAMPLE, seed=1)
+    assert written()["train.parquet"] != first["train.parquet"]
+
+
+def test_files(download, capsys):
+    write_csv("queries.csv", QUERIES)
+    download("files")
+    assert tables.read_labels() == tables.Labels(["balance", "oos", "transfer"], "oos")
+    back = [
+        (text, ["balance", "oos", "transfer"][label])
+        for split in tables.SPLITS
+        for text, label in tables.read(split).itertuples(index=False)
+    ]
+    assert sorted(back) == sorted(QUERIES)
+    assert capsys.readouterr().out.splitlines() == [
+        "train: 21 queries, 3 intents",
+        "validation: 3 queries, 3 intents",
+        "test: 6 queries, 3 intents",
+    ]
+    first = written()
+    download("files", seed=1)
+    assert written()["test.parquet"] != first["test.parquet"]
+
+
+def test_clinc150(download):
+    write_clinc()
+    download("clinc150", path="known.json", local="clinc.json")
+    assert tables.read_labels() == tables.Labels(["transfer", "oos", "balance"], "oos")
+    assert tables.read("train")["label"].tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("transfer", 2), (None, None)])
+def test_the_name_of_out_of_scope(download, name, expected):
+    write_csv("queries.csv", QUERIES)
+    download("files", out_of_scope=name)
+    assert tables.read_labels().out_of_scope_id == expected
+
+
+def test_sample_without_out_of_scope(download):
+    download("sample", path=SAMPLE, out_of_scope=None)
+    labels = tables.read_labels()
+    assert labels.out_of_scope is None and len(labels.names) >= 40 and "oos" not in labels.names
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["fresh", "again"])
+@pytest.mark.parametrize(
+    ("source", "changes", "message"),
+    [
+        (
+            "files",
+            {"out_of_scope": "none_of_these"},
+            "no training query has the out-of-scope intent 'none_of_these': set data.out_of_scope to its "
+            "name, or to null if there is none",
+        ),
+        ("files", {"path": "nowhere.csv"}, "nowhere.csv does not exist: set data.path to your file"),
+        (
+            "files",
+            {"text_column": "query"},
+            "queries.csv has no column 'query'; it has 'text', 'intent': set",
+        ),
+        ("files", {"duplicates": "keep"}, "params.yaml: data.duplicates is 'keep': should be 'error' or"),
+        ("sample", {"path": "nowhere"}, "nowhere has no queries for train: add some, or correct data.path"),
+        (
+            "clinc150",
+            {"local": "nowhere.json"},
+            "nowhere.json cannot be read (No such file or directory): get",
+        ),
+        ("clinc150", {"local": "queries.csv"}, "queries.csv is not in CLINC's layout (JSONDecodeError"),
+        ("clinc150", {"local": "clinc.json"}, "clinc.json is not CLINC150 plus as published (checksum"),
+        ("clinc150", {"path": "nowhere.json"}, "nowhere.json does not give labels and sha256"),
+        ("clinc150", {}, "cannot load 'clinc_oos' from the hub ("),
+    ],
+)
+def test_an_error_is_one_line_and_leaves_data_as_it_was(download, source, changes, message, before):
+    write_csv("queries.csv", QUERIES)
+    write_clinc()
+    if before:
+        download("files")
+    if source == "clinc150":
+        changes = {"path": str(ROOT / "stages/intents/clinc150.json")} | changes
+    assert fails(download, source, **changes).startswith(f"error: {message}")
+
+
+def test_intents_that_train_lacks(download):
+    held_out = [("a", "balance"), ("b", "new"), ("c", "newer"), ("d", "oos")]
+    write_folder(QUERIES, held_out[:1], held_out[1:])
+    assert fails(download, "files", path="queries") == (
+        "error: test has intents that train lacks (new, newer): add training queries for them, or correct "
+        "the names"
+    )
+
+
+@pytest.mark.parametrize("empty", ["train", "validation", "test"])
+def test_a_split_without_queries(download, empty):
+    splits = {"train": QUERIES, "validation": [("a", "oos")], "test": [("b", "oos")]} | {empty: []}
+    write_folder(**splits)
+    assert fails(download, "files", path="queries") == (
+        f"error: queries has no queries for {empty}: add some, or correct data.path"
+    )
+
+
+def test_the_command(tmp_path):
+    """What a user sees: one line, status 1, no traceback."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "stages.download"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    assert ran.stderr == "error: params.yaml is missing: run from the repository's root\n"
+    assert not (tmp_path / "data").exists()
