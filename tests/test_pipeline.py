@@ -17,7 +17,6 @@ ENV = {
     "DVC_NO_ANALYTICS": "1",
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }
-TRAINED = {"teacher", "distill@fine-tuned", "distill@distilled", "prune@pruned"}
 
 
 class Clone:
@@ -56,6 +55,7 @@ def ran(output: str) -> set[str]:
 def clone(tmp_path_factory):
     clone = Clone(tmp_path_factory.mktemp("clone"))
     clone.first = clone("dvc", "exp", "run", "-S", "experiment=smoke")
+    clone.first_summary = clone.summary()
     return clone
 
 
@@ -125,8 +125,9 @@ def test_second_run_does_nothing(clone):
     assert ran(clone("dvc", "repro")) == set()
 
 
-def test_temperature_leaves_data_and_teacher_alone(clone):
-    again = ran(clone("dvc", "exp", "run", "-S", "experiment=smoke", "-S", "distill.temperature=2.5"))
+def test_alpha_and_temperature_leave_data_and_teacher_alone(clone):
+    changes = ("-S", "distill.alpha=0.3", "-S", "distill.temperature=2.5")
+    again = ran(clone("dvc", "exp", "run", "-S", "experiment=smoke", *changes))
     assert again == {
         "distill@distilled", "prune@pruned", "export@distilled-ort", "export@pruned-ort",
         "quantize@distilled-torch-int8", "quantize@distilled-ort-int8", "quantize@pruned-ort-int8",
@@ -137,21 +138,15 @@ def test_temperature_leaves_data_and_teacher_alone(clone):
 
 def test_back_to_the_first_values_nothing_is_trained(clone):
     """The run cache has them: no stage runs, the outputs come back."""
-    before = clone.summary()["distilled"]["accuracy"]
-    output = clone("dvc", "exp", "run", "-S", "experiment=smoke")
-    assert not ran(output) & TRAINED
-    assert clone.summary()["distilled"]["accuracy"] == pytest.approx(before, abs=1)
-    assert ran(clone("dvc", "exp", "run", "-S", "experiment=smoke", "-S", "benchmark.rounds=3")) == {
-        "benchmark", "report",
-    }  # fmt: skip
+    assert clone.summary() != clone.first_summary
+    assert ran(clone("dvc", "exp", "run", "-S", "experiment=smoke")) == set()
+    assert clone.summary() == clone.first_summary
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("distill.alpha=1.5", "params.yaml: distill.alpha is 1.5: should be less than or equal to 1"),
-        ("distill.temperature=0", "params.yaml: distill.temperature is 0: should be greater than 0"),
-        ("prune.sparsity=1", "params.yaml: prune.sparsity is 1: should be less than 1"),
         ("distill.alhpa=0.5", "Key 'alhpa' is not in struct"),
     ],
 )
