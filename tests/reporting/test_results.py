@@ -53,6 +53,14 @@ def test_best_is_the_fastest_within_tolerance_on_validation(outputs):
     assert results.collect(ROWS, 0.2)["best"].tolist() == [False, False, True]
 
 
+def test_between_models_as_fast_the_more_accurate_is_best(outputs):
+    latency = (outputs / "benchmark" / "latency.csv").read_text()
+    (outputs / "benchmark" / "latency.csv").write_text(
+        latency.replace(",10.0\nsmall", ",1.0\nsmall").replace("5.0\n", "9.5\n")
+    )
+    assert results.collect(ROWS, 0.2)["best"].tolist() == [False, True, False]
+
+
 def test_summary(outputs):
     summary = results.summary(results.collect(ROWS, 0.01))
     assert summary["small"] == {
