@@ -54,10 +54,8 @@ def test_best_is_the_fastest_within_tolerance_on_validation(outputs):
 
 
 def test_between_models_as_fast_the_more_accurate_is_best(outputs):
-    latency = (outputs / "benchmark" / "latency.csv").read_text()
-    (outputs / "benchmark" / "latency.csv").write_text(
-        latency.replace(",10.0\nsmall", ",1.0\nsmall").replace("5.0\n", "9.5\n")
-    )
+    path = outputs / "benchmark" / "latency.csv"
+    path.write_text(path.read_text().replace("5.0\n", "9.5\n"))  # small's speed-up, to smaller's 10
     assert results.collect(ROWS, 0.2)["best"].tolist() == [False, True, False]
 
 
