@@ -1,4 +1,5 @@
 import itertools
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -157,3 +158,17 @@ def test_fill_is_the_product_of_its_slots(parts, slots):
     assert set(filled) == expected
     sizes = [len(slots[name]) for name in "abc" if f"{{{name}}}" in template]
     assert len(filled) == len(list(itertools.product(*map(range, sizes))))
+
+
+def test_a_bag_of_words_is_clearly_below_the_teacher():
+    """The corpus is hard enough that models differ on it: by 15 points at least."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.svm import LinearSVC
+
+    splits = load()
+    bag = make_pipeline(TfidfVectorizer(token_pattern=r"\S+", sublinear_tf=True), LinearSVC())
+    bag.fit(splits["train"]["text"], splits["train"]["intent"])
+    accuracy = bag.score(splits["test"]["text"], splits["test"]["intent"])
+    teacher = json.loads((ROOT / "metrics" / "summary.json").read_text())["teacher"]["accuracy"]
+    assert 0.3 < accuracy < teacher - 0.15
