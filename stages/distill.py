@@ -1,7 +1,6 @@
 """Stage `distill`: a student of models/<parent>, taught by the teacher's logits."""
 
 import sys
-from pathlib import Path
 
 from stages import params
 from stages.errors import command
@@ -17,21 +16,18 @@ def main(name: str):
     from stages.compression import kd, student
     from stages.intents import tables
 
-    set_seed(p.seed)
+    seed = p.seed if variant.seed is None else variant.seed
+    set_seed(seed)
     parent = model_folder.MODELS / variant.parent
     model = student.create(p.student, parent, tables.read_labels().names)
-    history = kd.distil(
-        model,
-        parent,
-        Path("logits/train.npy"),
-        name,
-        p.distill,
-        variant.alpha,
-        variant.temperature,
-        p.seed,
-    )
-    parameters = {**p.distill.model_dump(), **variant.model_dump(), "student": p.student.model_dump()}
-    with model_folder.derived(name, parent, "distillation", parameters, history=history) as scratch:
+    parameters = {
+        **p.distill.model_dump(),
+        **variant.model_dump(),
+        "seed": seed,
+        "student": p.student.model_dump(),
+    }
+    with model_folder.derived(name, parent, "distillation", parameters) as (scratch, measured):
+        measured["history"] = kd.distil(model, parent, name, p.distill, variant, seed)
         model.save_pretrained(scratch)
 
 

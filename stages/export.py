@@ -14,7 +14,7 @@ def main(name: str):
 
     variant = p.variants.export[name]
     parent = model_folder.MODELS / variant.parent
-    with model_folder.derived(name, parent, "ONNX export", variant.model_dump()) as scratch:
+    with model_folder.derived(name, parent, "ONNX export", variant.model_dump()) as (scratch, _):
         onnx_export.export(parent, scratch)
 
 

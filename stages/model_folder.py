@@ -1,5 +1,7 @@
 """A model is a folder, models/<name>/: weights, config.json, the tokenizer, recipe.json.
 
+calibrated/<name>/ is the same with its calibration, as it is measured and served.
+
 | file                                    | what                                              |
 |-----------------------------------------|---------------------------------------------------|
 | `model.safetensors`                     | torch weights, fp32                               |
@@ -7,6 +9,7 @@
 | `model.onnx`                            | a graph for ONNX Runtime                          |
 | `config.json`                           | the architecture, and the labels (`id2label`)     |
 | `tokenizer.json`, `tokenizer_config.json` | the tokenizer; truncation at `data.max_length`  |
+| `calibration.json`                      | temperature and out-of-scope threshold            |
 | `recipe.json`                           | parent, technique, its parameters, what it measured of itself |
 """
 
@@ -21,20 +24,23 @@ from stages.errors import UserError
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 MODELS = Path("models")
+CALIBRATED = Path("calibrated")
 
 
 @contextmanager
-def derived(name: str, parent: Path, technique: str, parameters: dict, **measured) -> Iterator[Path]:
-    """Yield a scratch folder that becomes models/<name>: the caller writes the weights and config.json.
+def derived(name: str, parent: Path, technique: str, parameters: dict) -> Iterator[tuple[Path, dict]]:
+    """Yield a scratch folder that becomes models/<name>, and a dict for what the model measures of itself.
 
-    The parent's tokenizer is copied, and recipe.json is written, beside them.
+    The parent's tokenizer is there already, and its `sparsity` among the measures, if it has one;
+    the caller writes the weights and config.json. recipe.json is written at the end.
     """
     with replacing(MODELS / name) as scratch:
         scratch.mkdir()
         for file in TOKENIZER:
             shutil.copyfile(parent / file, scratch / file)
+        measured = {key: value for key, value in recipe(parent).items() if key == "sparsity"}
+        yield scratch, measured
         write_recipe(scratch, parent.name, technique, parameters, **measured)
-        yield scratch
 
 
 def write_recipe(folder: Path, parent: str, technique: str, parameters: dict, **measured) -> None:
@@ -55,6 +61,11 @@ def label_names(folder: Path) -> list[str]:
     return [id2label[str(i)] for i in range(len(id2label))]
 
 
+def scales_by_batch(folder: Path) -> bool:
+    """True where activations get their int8 scale from the whole batch: logits depend on the neighbours."""
+    return recipe(folder).get("scales_by_batch", False)
+
+
 def size_mb(folder: Path) -> float:
-    """What is deployed, in MB of 2^20 bytes: weights, config and tokenizer, without the recipe."""
+    """What is deployed, in MB of 2^20 bytes: weights, config, tokenizer, calibration; not the recipe."""
     return sum(f.stat().st_size for f in folder.iterdir() if f.name != "recipe.json") / 2**20

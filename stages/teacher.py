@@ -33,7 +33,7 @@ def main():
                 data_collator=training.PadToLongest(model.config.pad_token_id),
                 compute_metrics=training.accuracy,
             )
-            history = training.fit(trainer)
+            history = training.fit(trainer, identity=str(p.teacher))
         model.save_pretrained(scratch)
         model_folder.write_recipe(
             scratch, p.teacher.model, "fine-tuning", p.teacher.model_dump(), history=history

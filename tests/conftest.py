@@ -32,6 +32,26 @@ def tiny_bert():
     return model.eval()
 
 
+def tiny_distilbert(**options):
+    """A DistilBERT classifier of one layer, 16 wide, with weights by seed; `options` for its config."""
+    import torch
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+    torch.manual_seed(0)
+    return DistilBertForSequenceClassification(
+        DistilBertConfig(
+            vocab_size=60,
+            dim=16,
+            n_layers=1,
+            n_heads=4,
+            hidden_dim=32,
+            max_position_embeddings=24,
+            num_labels=3,
+            **options,
+        )
+    )
+
+
 def word_tokenizer():
     """Words over the 60 ids of the tiny models, [CLS] and [SEP] around them."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors

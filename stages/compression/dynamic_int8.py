@@ -4,10 +4,8 @@ import shutil
 import warnings
 from pathlib import Path
 
-from stages.params import Quantize
 
-
-def quantize(parent: Path, folder: Path, params: Quantize) -> None:
+def quantize(parent: Path, folder: Path, per_channel: bool, reduce_range: bool) -> None:
     """Write the int8 model of `parent`, for torch or for ONNX Runtime, whichever `parent` runs on.
 
     Weights are symmetric int8, with a scale for each output channel if `per_channel`, else for
@@ -16,30 +14,30 @@ def quantize(parent: Path, folder: Path, params: Quantize) -> None:
     always reduces them there).
     """
     if (parent / "model.onnx").exists():
-        _quantize_onnx(parent, folder, params)
+        _quantize_onnx(parent, folder, per_channel, reduce_range)
     else:
-        _quantize_torch(parent, folder, params)
+        _quantize_torch(parent, folder, per_channel)
     shutil.copyfile(parent / "config.json", folder / "config.json")
 
 
-def _quantize_onnx(parent: Path, folder: Path, params: Quantize) -> None:
+def _quantize_onnx(parent: Path, folder: Path, per_channel: bool, reduce_range: bool) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
         parent / "model.onnx",
         folder / "model.onnx",
         weight_type=QuantType.QInt8,
-        per_channel=params.per_channel,
-        reduce_range=params.reduce_range,
+        per_channel=per_channel,
+        reduce_range=reduce_range,
     )
 
 
-def _quantize_torch(parent: Path, folder: Path, params: Quantize) -> None:
+def _quantize_torch(parent: Path, folder: Path, per_channel: bool) -> None:
     import torch
-    from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(parent)
-    torch.save(quantized(model, params.per_channel).state_dict(), folder / "model.int8.pt")
+    from stages.compression import encoder
+
+    torch.save(quantized(encoder.load(parent), per_channel).state_dict(), folder / "model.int8.pt")
 
 
 def quantized(model, per_channel: bool):
@@ -52,4 +50,4 @@ def quantized(model, per_channel: bool):
         # Deprecated in favour of torchao, whose eager int8 is slower than fp32 on CPUs.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", UserWarning)
-        return quantize_dynamic(model.eval(), {torch.nn.Linear: config})
+        return quantize_dynamic(model, {torch.nn.Linear: config})

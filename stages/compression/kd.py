@@ -1,5 +1,6 @@
 """Knowledge distillation (Hinton, Vinyals and Dean, 2015, arXiv:1503.02531)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,11 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from stages.compression import training
+from stages.compression.sparsity import KeepZeros
 from stages.intents import tables
-from stages.params import Training
+from stages.params import DistillVariant, Training
+
+TEACHER_LOGITS = Path("logits/train.npy")
 
 
 def distillation_loss(
@@ -51,13 +55,15 @@ class DistillationTrainingArguments(TrainingArguments):
 class DistillationTrainer(Trainer):
     """A Trainer whose batches carry `teacher_logits`, shape (batch, labels), computed beforehand.
 
-    Batches without them (evaluation) are scored by cross entropy alone.
+    `penalty()`, a scalar, is added to the loss. Batches without teacher logits (evaluation) are
+    scored by cross entropy alone.
     """
 
     args: DistillationTrainingArguments
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, penalty: Callable[[], torch.Tensor] | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        self.penalty = penalty
         # Have the batches of one accumulated step counted together, and divide by that count here.
         self.model_accepts_loss_kwargs = True
 
@@ -72,34 +78,45 @@ class DistillationTrainer(Trainer):
                 outputs.logits, teacher_logits, labels, self.args.alpha, self.args.temperature, "sum"
             )
         loss = loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        if teacher_logits is not None and self.penalty is not None:
+            loss = loss + self.penalty() / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
 
 def distil(
     student: PreTrainedModel,
     parent: Path,
-    teacher_logits: Path,
     name: str,
     hyper: Training,
-    alpha: float,
-    temperature: float,
+    variant: DistillVariant,
     seed: int,
-    callbacks: list[TrainerCallback] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+    optimizer: torch.optim.Optimizer | None = None,
+    penalty: Callable[[], torch.Tensor] | None = None,
 ) -> list[dict]:
     """Train `student` in place on data/ to become models/<name>, and give the history of its epochs.
 
-    `parent` is the model folder whose tokenizer it reads with, `teacher_logits` a .npy file of
-    the teacher's logits over the training split, shape (queries, labels).
+    `parent` is the model folder whose tokenizer it reads with. The soft targets are the teacher's
+    cached logits over the training split. AdamW, unless an `optimizer` is given, on a linear
+    learning-rate schedule. Encoder weights that are zero at the start stay zero: what is pruned
+    stays pruned.
     """
     trainer = DistillationTrainer(
         student,
         training.arguments(
-            hyper, name, seed, DistillationTrainingArguments, alpha=alpha, temperature=temperature
+            hyper,
+            name,
+            seed,
+            DistillationTrainingArguments,
+            alpha=variant.alpha,
+            temperature=variant.temperature,
         ),
-        train_dataset=training.encode(tables.read("train"), parent, teacher_logits=np.load(teacher_logits)),
+        train_dataset=training.encode(tables.read("train"), parent, teacher_logits=np.load(TEACHER_LOGITS)),
         eval_dataset=training.encode(tables.read("validation"), parent),
         data_collator=training.PadToLongest(student.config.pad_token_id),
         compute_metrics=training.accuracy,
-        callbacks=callbacks,
+        callbacks=[KeepZeros(student), *callbacks],
+        optimizers=(optimizer, None),
+        penalty=penalty,
     )
-    return training.fit(trainer)
+    return training.fit(trainer, identity=f"{hyper} {variant}")

@@ -1,77 +1,79 @@
 """Magnitude pruning: the weights closest to zero are set to zero."""
 
+from typing import Literal
+
 import torch
-from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
+from stages.compression import encoder
+from stages.compression.sparsity import gradual, largest
 
-def cubic_sparsity(progress: float, final: float, begin: float, end: float) -> float:
-    """Gradual sparsity at `progress` in [0, 1] of the run: s_f − s_f·(1 − (t − t0)/(nΔt))³.
+Schedule = Literal["magnitude-one-shot", "magnitude-iterative", "magnitude-gradual"]
 
-    0 until `begin`, `final` from `end` on (Zhu and Gupta, 2017, arXiv:1710.01878, equation 1,
-    with an initial sparsity of 0).
+
+def scheduled(
+    schedule: Schedule, progress: float, final: float, begin: float, end: float, rounds: int
+) -> float:
+    """The sparsity due at `progress` in [0, 1] of the run: 0 before `begin`, `final` from `end` on.
+
+    One-shot: all of it at `begin`. Iterative: in `rounds` steps, evenly spread over begin … end,
+    each of which removes the same share of the weights that are left (Han et al., 2015,
+    arXiv:1506.02626). Gradual: along the cubic schedule.
     """
-    ramp = min(max((progress - begin) / (end - begin), 0.0), 1.0)
-    return final * (1 - (1 - ramp) ** 3)
+    if progress < begin:
+        return 0.0
+    if schedule == "magnitude-one-shot" or progress >= end:
+        return final
+    if schedule == "magnitude-gradual":
+        return gradual(progress, final, begin, end)
+    step = int((progress - begin) / (end - begin) * (rounds - 1)) + 1
+    return 1 - (1 - final) ** (step / rounds)
 
 
-def encoder_linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
-    """The linear layers of the encoder's blocks; embeddings and head are never pruned."""
-    embeddings = {id(module) for module in model.base_model.embeddings.modules()}
-    return {
-        name: module
-        for name, module in model.base_model.named_modules()
-        if isinstance(module, nn.Linear) and id(module) not in embeddings and "pooler" not in name
-    }
+class MagnitudePruning(TrainerCallback):
+    """Prune each encoder matrix along a schedule while a Trainer trains it.
 
-
-def magnitude_mask(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """A mask like `weight`, False for the round(sparsity · n) entries of least magnitude.
-
-    Among equal magnitudes, those first in the matrix are pruned first.
-    """
-    magnitude = weight.detach().abs().flatten()
-    pruned = round(sparsity * magnitude.numel())
-    if pruned == 0:
-        return torch.ones_like(weight, dtype=torch.bool)
-    threshold = magnitude.kthvalue(pruned).values
-    mask = magnitude > threshold
-    ties = (magnitude == threshold).nonzero().flatten()
-    mask[ties[pruned - int((magnitude < threshold).sum()) :]] = True
-    return mask.view_as(weight)
-
-
-def achieved_sparsity(model: PreTrainedModel) -> dict[str, float]:
-    """The share of zeros in each weight matrix of the encoder, and in all of them ("overall")."""
-    zeros = {name: (m.weight == 0).sum().item() for name, m in encoder_linears(model).items()}
-    sizes = {name: m.weight.numel() for name, m in encoder_linears(model).items()}
-    overall = sum(zeros.values()) / sum(sizes.values())
-    return {"overall": overall, **{name: zeros[name] / sizes[name] for name in zeros}}
-
-
-class GradualMagnitudePruning(TrainerCallback):
-    """Prune each encoder matrix along the cubic schedule while a Trainer trains it.
-
-    The masks are drawn anew every `every` optimizer steps until `end`, and fixed from there on;
-    masked weights are set back to zero after every step.
+    The masks are drawn anew whenever the schedule asks for more, at most every `every` optimizer
+    steps; masked weights are set back to zero after every step. `begin` and `end` are fractions
+    of the run, `rounds` the steps of the iterative schedule.
     """
 
-    def __init__(self, sparsity: float, begin: float, end: float, every: int = 10):
-        self.schedule = (sparsity, begin, end)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        schedule: Schedule,
+        sparsity: float,
+        begin: float,
+        end: float,
+        rounds: int,
+        every: int = 10,
+    ):
+        self.weights = [encoder.trained_weight(module) for module in encoder.linears(model).values()]
+        self.schedule, self.final = schedule, sparsity
+        self.begin, self.end, self.rounds = begin, end, rounds
         self.every = every
         self.target = -1.0
-        self.masks: dict[nn.Linear, torch.Tensor] = {}
+        self.masks: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        step = state.global_step
+        if step / state.max_steps < self.end:
+            step -= step % self.every
+        target = scheduled(
+            self.schedule, step / state.max_steps, self.final, self.begin, self.end, self.rounds
+        )
+        if target != self.target:
+            self.target = target
+            self.masks = [(weight, largest(weight.abs(), target)) for weight in self.weights]
+            self._apply()
 
     def on_step_end(self, args, state, control, **kwargs):
-        model = kwargs["model"]
-        target = cubic_sparsity(state.global_step / state.max_steps, *self.schedule)
-        due = state.global_step % self.every == 0 or target == self.schedule[0] or not self.masks
-        if due and target != self.target:
-            self.target = target
-            self.masks = {m: magnitude_mask(m.weight, target) for m in encoder_linears(model).values()}
-        with torch.no_grad():
-            for module, mask in self.masks.items():
-                module.weight.mul_(mask)
+        self._apply()
+
+    @torch.no_grad()
+    def _apply(self):
+        for weight, mask in self.masks:
+            weight.masked_fill_(~mask, 0.0)
 
     def on_log(self, args, state, control, **kwargs):
-        state.log_history[-1]["sparsity"] = max(self.target, 0.0)
+        state.log_history[-1]["sparsity"] = self.target

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from onnxruntime.transformers.optimizer import optimize_model
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+
+from stages.compression import encoder
 
 
 class _Logits(nn.Module):
@@ -29,7 +30,7 @@ def export(parent: Path, folder: Path) -> None:
     with their layer norm, skip connections with theirs, and biases with GELU.
     """
     # Scaled-dot-product attention exports to twice the operators of the plain one.
-    model = AutoModelForSequenceClassification.from_pretrained(parent, attn_implementation="eager").eval()
+    model = encoder.load(parent, attn_implementation="eager")
     ids = torch.ones(2, 8, dtype=torch.int64)
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
     file = str(folder / "model.onnx")

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from transformers import (
-    AutoModelForSequenceClassification,
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     PreTrainedModel,
 )
 
+from stages.compression import encoder
 from stages.compression.pretrained import classifier
 from stages.errors import UserError
 from stages.params import HubStudent, TeacherLayers
@@ -43,6 +43,8 @@ def from_teacher_layers(
             f"teacher-layers makes a student of a BERT, and the teacher is a {config.model_type}: "
             "choose student=distilbert, or another teacher"
         )
+    if getattr(config, "layer_shapes", None):
+        raise UserError("teacher-layers makes a student of a whole BERT: prune the student, not its teacher")
     if max(layers) >= config.num_hidden_layers:
         raise UserError(
             f"student.layers has {max(layers)}, "
@@ -84,15 +86,8 @@ def create(params: TeacherLayers | HubStudent, parent: Path, labels: list[str]) 
     """The student that `params` describes, made from the model folder `parent` or from the hub."""
     model: PreTrainedModel
     if params.init == "teacher-layers":
-        model = from_teacher_layers(AutoModelForSequenceClassification.from_pretrained(parent), params.layers)
+        model = from_teacher_layers(encoder.load(parent), params.layers)  # type: ignore[arg-type]
     else:
         model = classifier(params.model, labels)
-    freeze_embeddings(model, params.freeze_embeddings)
+    encoder.freeze_embeddings(model, params.freeze_embeddings)
     return model
-
-
-def freeze_embeddings(model: PreTrainedModel, frozen: bool) -> None:
-    """Train the word and position embeddings, or leave them as they are."""
-    embeddings = model.base_model.embeddings
-    for part in (embeddings.word_embeddings, embeddings.position_embeddings):
-        part.requires_grad_(not frozen)

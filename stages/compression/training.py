@@ -80,16 +80,16 @@ def accuracy(prediction) -> dict[str, float]:
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 
-def fit(trainer: Trainer) -> list[dict]:
+def fit(trainer: Trainer, identity: str) -> list[dict]:
     """Train, from the last checkpoint of the very same run if it was interrupted; give its history.
 
-    A run is the same if its starting weights, training examples and arguments are. Returns one
+    A run is the same if its starting weights, training examples, arguments and `identity` are. Returns one
     dict an epoch: `epoch`, `loss` (training), `eval_loss` and `eval_accuracy` (validation), and
     what callbacks have logged.
     """
     folder = Path(str(trainer.args.output_dir))
     marker = folder / "run"
-    run = _fingerprint(trainer)
+    run = _fingerprint(trainer, identity)
     if not marker.exists() or marker.read_text() != run:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -107,8 +107,8 @@ def fit(trainer: Trainer) -> list[dict]:
     return list(history.values())
 
 
-def _fingerprint(trainer) -> str:
-    digest = hashlib.sha256()
+def _fingerprint(trainer, identity: str) -> str:
+    digest = hashlib.sha256(identity.encode())
     for name, tensor in trainer.model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.numpy(force=True).tobytes())

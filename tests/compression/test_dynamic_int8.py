@@ -3,7 +3,6 @@ import onnx
 import pytest
 import torch
 
-from stages import params
 from stages.compression import dynamic_int8
 from stages.model_folder import size_mb
 from stages.runtime import load
@@ -15,7 +14,7 @@ def quantized(parent, per_channel=True, reduce_range=True):
     folder = parent.with_name(f"{parent.name}-int8-{per_channel}-{reduce_range}")
     folder.mkdir()
     (folder / "tokenizer.json").write_bytes((parent / "tokenizer.json").read_bytes())
-    dynamic_int8.quantize(parent, folder, params.Quantize(per_channel=per_channel, reduce_range=reduce_range))
+    dynamic_int8.quantize(parent, folder, per_channel, reduce_range)
     return folder
 
 

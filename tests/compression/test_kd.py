@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import DistilBertConfig, DistilBertForSequenceClassification
+from conftest import tiny_distilbert
 
 from stages.compression import training
 from stages.compression.kd import DistillationTrainer, DistillationTrainingArguments, distillation_loss
@@ -62,24 +62,6 @@ def test_soft_gradient_at_high_temperature_matches_logits():
     np.testing.assert_allclose(student.grad, expected, atol=1e-4)
 
 
-def student():
-    torch.manual_seed(0)
-    return DistilBertForSequenceClassification(
-        DistilBertConfig(
-            vocab_size=60,
-            dim=16,
-            n_layers=1,
-            n_heads=4,
-            hidden_dim=32,
-            max_position_embeddings=24,
-            num_labels=3,
-            dropout=0.0,
-            attention_dropout=0.0,
-            seq_classif_dropout=0.0,
-        )
-    )
-
-
 def examples(count=24):
     rng = np.random.default_rng(0)
     return [
@@ -92,9 +74,11 @@ def examples(count=24):
     ]
 
 
-def trainer(folder, rows, **arguments):
+def trainer(folder, rows, penalty=None, **arguments):
+    """Of a student without dropout; `penalty` is a function of its parameters, added to its loss."""
+    student = tiny_distilbert(dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0)
     return DistillationTrainer(
-        student(),
+        student,
         DistillationTrainingArguments(
             output_dir=str(folder),
             alpha=0.3,
@@ -118,15 +102,25 @@ def trainer(folder, rows, **arguments):
         eval_dataset=rows,
         data_collator=training.PadToLongest(0),
         compute_metrics=training.accuracy,
+        penalty=penalty and (lambda: penalty(student)),
     )
 
 
-def test_gradient_accumulation_gives_the_same_weights(tmp_path):
+def squares(model):
+    return sum(p.square().sum() for p in model.parameters())
+
+
+@pytest.mark.parametrize("penalty", [None, squares])
+def test_gradient_accumulation_gives_the_same_weights(tmp_path, penalty):
     """24 queries as one batch, or as 3 accumulated ones, the last one short: one gradient."""
     weights = []
     for size, steps in ((24, 1), (10, 3)):
         run = trainer(
-            tmp_path, examples(), per_device_train_batch_size=size, gradient_accumulation_steps=steps
+            tmp_path,
+            examples(),
+            penalty,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
         )
         run.train()
         weights.append([p.detach().clone() for p in run.model.parameters()])
@@ -134,21 +128,24 @@ def test_gradient_accumulation_gives_the_same_weights(tmp_path):
         torch.testing.assert_close(one, accumulated, rtol=1e-4, atol=1e-6)
 
 
-def test_training_loss_is_the_loss(tmp_path):
-    """What the Trainer logs for a frozen model is distillation_loss over the whole set."""
-    run = trainer(tmp_path, examples(), per_device_train_batch_size=8, learning_rate=0.0, num_train_epochs=1)
+@pytest.mark.parametrize(("penalty", "added"), [(None, 0), (lambda model: torch.tensor(2.5), 2.5)])
+def test_training_loss_is_the_loss(tmp_path, penalty, added):
+    """What the Trainer logs for a frozen model is distillation_loss over the whole set, and the penalty."""
+    run = trainer(
+        tmp_path, examples(), penalty, per_device_train_batch_size=8, learning_rate=0.0, num_train_epochs=1
+    )
     run.train()
     rows = examples()
     logits = torch.from_numpy(training.logits(run.model, rows))
     teacher = torch.tensor(np.stack([row["teacher_logits"] for row in rows]))
     labels = torch.tensor([row["labels"] for row in rows])
     expected = distillation_loss(logits, teacher, labels, 0.3, 2.0).item()
-    assert run.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)
+    assert run.state.log_history[0]["loss"] == pytest.approx(expected + added, rel=1e-4)
 
 
 def test_evaluation_needs_no_teacher(tmp_path):
     rows = [{k: v for k, v in row.items() if k != "teacher_logits"} for row in examples()]
-    run = trainer(tmp_path, rows)
+    run = trainer(tmp_path, rows, squares)
     metrics = run.evaluate()
     logits = torch.from_numpy(training.logits(run.model, rows))
     labels = torch.tensor([row["labels"] for row in rows])

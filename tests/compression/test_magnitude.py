@@ -1,106 +1,126 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import nn
-from transformers import Trainer, TrainingArguments
+from safetensors.torch import save_file
+from transformers import Trainer, TrainerCallback
 
-from stages.compression import training
-from stages.compression.magnitude import (
-    GradualMagnitudePruning,
-    achieved_sparsity,
-    cubic_sparsity,
-    encoder_linears,
-    magnitude_mask,
-)
+from stages import params
+from stages.compression import encoder, training
+from stages.compression.magnitude import MagnitudePruning, scheduled
 from stages.compression.student import from_teacher_layers
+
+SCHEDULES = ["magnitude-one-shot", "magnitude-iterative", "magnitude-gradual"]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_go_from_nothing_to_all(schedule):
+    values = [scheduled(schedule, t / 200, 0.9, 0.2, 0.8, rounds=4) for t in range(201)]
+    assert values == sorted(values)
+    assert set(values[:40]) == {0}
+    assert set(values[160:]) == {0.9}
+
+
+def test_one_shot_at_begin():
+    assert scheduled("magnitude-one-shot", 0.2, 0.9, 0.2, 0.8, rounds=4) == 0.9
+    assert scheduled("magnitude-one-shot", 0, 0.9, 0, 0.8, rounds=4) == 0.9
 
 
 @pytest.mark.parametrize(
-    ("progress", "expected"),
-    [(0, 0), (0.1, 0), (0.3, 0.8 * (1 - (2 / 3) ** 3)), (0.4, 0.7), (0.7, 0.8), (1, 0.8)],
+    ("progress", "left"),
+    [(0.21, 1 / 2), (0.39, 1 / 2), (0.41, 1 / 4), (0.61, 1 / 8), (0.79, 1 / 8), (0.8, 1 / 16)],
 )
-def test_cubic_schedule(progress, expected):
-    assert cubic_sparsity(progress, 0.8, 0.1, 0.7) == pytest.approx(expected)
+def test_iterative_halves_what_is_left(progress, left):
+    """Four rounds to a sixteenth: at 0.2, 0.4, 0.6 and 0.8."""
+    assert scheduled("magnitude-iterative", progress, 15 / 16, 0.2, 0.8, rounds=4) == pytest.approx(1 - left)
 
 
-def test_cubic_schedule_never_falls():
-    values = [cubic_sparsity(t / 200, 0.9, 0.2, 0.8) for t in range(201)]
-    assert values == sorted(values)
+def test_iterative_in_one_round_is_one_shot():
+    assert scheduled("magnitude-iterative", 0.2, 0.9, 0.2, 0.8, rounds=1) == pytest.approx(0.9)
 
 
-@given(
-    st.lists(st.sampled_from([-2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=60),
-    st.floats(0, 0.99),
-)
-def test_mask_keeps_the_largest(values, sparsity):
-    weight = torch.tensor(values)
-    mask = magnitude_mask(weight, sparsity)
-    pruned = round(sparsity * len(values))
-    assert (~mask).sum() == pruned
-    # An independent way to the same: what is pruned is the head of the sorted magnitudes.
-    assert sorted(np.abs(values))[:pruned] == sorted(weight[~mask].abs().tolist())
+def test_gradual_is_cubic():
+    assert scheduled("magnitude-gradual", 0.5, 0.8, 0.2, 0.8, rounds=4) == pytest.approx(0.8 * 7 / 8)
 
 
-def test_only_the_encoder_is_pruned(bert):
-    student = from_teacher_layers(bert, [0, 1])
-    names = encoder_linears(student)
-    assert len(names) == 2 * 6
-    assert all(name.startswith("transformer.layer.") for name in names)
-    assert len(encoder_linears(bert)) == 3 * 6  # the pooler is left out
-
-
-def test_achieved_sparsity(bert):
-    student = from_teacher_layers(bert, [0])
-    linears = encoder_linears(student)
-    with torch.no_grad():
-        linears["transformer.layer.0.ffn.lin1"].weight[:8] = 0  # 8 of 32 rows
-    sparsity = achieved_sparsity(student)
-    assert sparsity["transformer.layer.0.ffn.lin1"] == 0.25
-    assert sparsity["transformer.layer.0.attention.q_lin"] == 0
-    total = sum(m.weight.numel() for m in linears.values())
-    assert sparsity["overall"] == pytest.approx(8 * 16 / total)
-
-
-def test_pruning_while_training(bert, tmp_path):
-    """The target is met in every matrix, biases and the rest are trained, zeros stay zero."""
-    student = from_teacher_layers(bert, [0, 1])
-    before = {name: p.detach().clone() for name, p in student.named_parameters()}
+def rows(count=40):
     rng = np.random.default_rng(0)
-    rows = [{"input_ids": torch.tensor(rng.integers(5, 60, 6)), "labels": i % 3} for i in range(32)]
-    seen = []
+    return [{"input_ids": torch.tensor(rng.integers(5, 60, 6)), "labels": i % 3} for i in range(count)]
 
-    class Watch(GradualMagnitudePruning):
-        def on_step_end(self, args, state, control, **kwargs):
-            super().on_step_end(args, state, control, **kwargs)
-            seen.append(achieved_sparsity(kwargs["model"])["overall"])
 
-    Trainer(
+def trainer(bert, schedule, *callbacks, every, epochs):
+    """5 steps an epoch; all but an eighth pruned between a quarter and three quarters of the run."""
+    torch.manual_seed(7)
+    student = from_teacher_layers(bert, [0, 1])
+    pruning = MagnitudePruning(student, schedule, 0.875, 0.25, 0.75, rounds=3, every=every)
+    hyper = params.Training(epochs=epochs, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
+    return Trainer(
         student,
-        TrainingArguments(
-            str(tmp_path),
-            num_train_epochs=10,
-            per_device_train_batch_size=8,
-            save_strategy="no",
-            disable_tqdm=True,
-            weight_decay=0.0,
-            use_cpu=True,
-            logging_strategy="epoch",
-        ),
-        train_dataset=rows,
+        training.arguments(hyper, "pruned", 0),
+        train_dataset=rows(),
+        eval_dataset=rows(8),
         data_collator=training.PadToLongest(0),
-        callbacks=[Watch(0.75, 0.1, 0.6, every=2)],
-    ).train()
-    assert len(seen) == 40
-    assert seen[3] == 0
-    assert seen == sorted(seen)
-    assert seen[-1] == seen[24] == 0.75
-    assert set(achieved_sparsity(student).values()) == {0.75}
-    changed = {name for name, p in student.named_parameters() if not torch.equal(p, before[name])}
-    assert "classifier.weight" in changed
-    assert "distilbert.transformer.layer.0.ffn.lin1.bias" in changed
+        callbacks=[pruning, *callbacks],
+    )
 
 
-def test_without_sparsity_nothing_is_pruned():
-    assert magnitude_mask(nn.Linear(4, 4).weight, 0.0).all()
+class Watch(TrainerCallback):
+    """The encoder's zeros after every step."""
+
+    def __init__(self):
+        self.zeros = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.zeros.append([m.weight == 0 for m in encoder.linears(kwargs["model"]).values()])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_pruning_while_training(bert, schedule, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    watch = Watch()
+    run = trainer(bert, schedule, watch, every=2, epochs=8)
+    before = {name: p.detach().clone() for name, p in run.model.named_parameters()}
+    history = training.fit(run, "")
+
+    shares = [{zeros.float().mean().item() for zeros in step} for step in watch.zeros]
+    assert len(shares) == 40
+    assert shares[:10] == [{0.0}] * 10
+    assert shares[30:] == [{0.875}] * 10  # each matrix
+    if schedule == "magnitude-one-shot":
+        assert shares[10:30] == [{0.875}] * 20
+    elif schedule == "magnitude-iterative":
+        assert shares[10:30] == [{0.5}] * 10 + [{0.75}] * 10
+    else:
+        due = [round(256 * 0.875 * (1 - (1 - k / 10) ** 3)) for k in range(10)]
+        assert [step[0].sum() for step in watch.zeros[10:30]] == [count for count in due for _ in range(2)]
+    for earlier, later in zip(watch.zeros, watch.zeros[1:], strict=False):
+        assert all((zeros <= more).all() for zeros, more in zip(earlier, later, strict=True))
+
+    linears = encoder.linears(run.model).values()
+    assert all(torch.equal(m.weight == 0, zeros) for m, zeros in zip(linears, watch.zeros[-1], strict=True))
+    assert not any(m.weight[m.weight == 0].signbit().any() for m in linears)
+    assert all(not torch.equal(p, before[name]) for name, p in run.model.named_parameters() if "bias" in name)
+    assert not torch.equal(run.model.classifier.weight, before["classifier.weight"])
+    assert history[-1]["sparsity"] == 0.875
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_interrupted_run_resumes_to_the_same_bytes(bert, schedule, tmp_path, monkeypatch):
+    """From a checkpoint between two steps at which masks are drawn."""
+    monkeypatch.chdir(tmp_path)
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 12:
+                raise KeyboardInterrupt
+
+    def weights(run):
+        save_file(run.model.state_dict(), tmp_path / "w")
+        return (tmp_path / "w").read_bytes()
+
+    whole = trainer(bert, schedule, every=4, epochs=4)
+    history = training.fit(whole, "")
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(trainer(bert, schedule, Stop(), every=4, epochs=4), "")
+    resumed = trainer(bert, schedule, every=4, epochs=4)
+    assert training.fit(resumed, "") == history
+    assert weights(resumed) == weights(whole)

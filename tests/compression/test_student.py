@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stages.compression.student import freeze_embeddings, from_teacher_layers
+from stages.compression.student import from_teacher_layers
 from stages.errors import UserError
 
 
@@ -47,11 +47,7 @@ def test_a_teacher_that_is_no_bert(bert):
         from_teacher_layers(from_teacher_layers(bert, [0]), [0])
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_frozen_embeddings(bert, frozen):
-    student = from_teacher_layers(bert, [0])
-    freeze_embeddings(student, frozen)
-    trained = {name for name, p in student.named_parameters() if p.requires_grad}
-    assert ("distilbert.embeddings.word_embeddings.weight" in trained) != frozen
-    assert "distilbert.embeddings.LayerNorm.weight" in trained
-    assert "classifier.weight" in trained
+def test_a_teacher_with_heads_removed(bert):
+    bert.config.layer_shapes = [[2, 32], [4, 16], [4, 32]]
+    with pytest.raises(UserError, match="teacher-layers makes a student of a whole BERT"):
+        from_teacher_layers(bert, [0])

@@ -50,6 +50,16 @@ class StopAfter(TrainerCallback):
             raise KeyboardInterrupt
 
 
+class Steps(TrainerCallback):
+    """Notes the steps that are run."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.seen.append(state.global_step)
+
+
 def test_batches_are_as_wide_as_their_longest_query():
     batch = training.PadToLongest(pad_token_id=9)(
         [
@@ -83,7 +93,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(bert, tmp_path, monkeypatch
     results = []
     for seed in (0, 0, 1):
         run = trainer(bert, seed=seed)
-        history = training.fit(run)
+        history = training.fit(run, "a test")
         results.append((weights(run, tmp_path / "w"), history))
     assert results[0] == results[1]
     assert results[0][0] != results[2][0]
@@ -92,7 +102,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(bert, tmp_path, monkeypatch
 
 def test_history_has_an_entry_an_epoch_and_no_timings(bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    history = training.fit(trainer(bert))
+    history = training.fit(trainer(bert), "a test")
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     for entry in history:
         assert {"loss", "eval_loss", "eval_accuracy"} <= set(entry)
@@ -102,44 +112,41 @@ def test_history_has_an_entry_an_epoch_and_no_timings(bert, tmp_path, monkeypatc
 def test_interrupted_run_resumes_to_the_same_bytes(bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole = trainer(bert)
-    history = training.fit(whole)
+    history = training.fit(whole, "a test")
     expected = weights(whole, tmp_path / "w")
 
     with pytest.raises(KeyboardInterrupt):
-        training.fit(trainer(bert, StopAfter(12)))  # in the third of three epochs of five steps
+        training.fit(trainer(bert, StopAfter(12)), "a test")  # in the third of three epochs of five steps
     assert list((tmp_path / ".checkpoints" / "student").glob("checkpoint-10"))
-    steps = []
-
-    class Count(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            steps.append(state.global_step)
-
-    resumed = trainer(bert, Count())
-    assert training.fit(resumed) == history
-    assert steps == [11, 12, 13, 14, 15]
+    steps = Steps()
+    resumed = trainer(bert, steps)
+    assert training.fit(resumed, "a test") == history
+    assert steps.seen == [11, 12, 13, 14, 15]
     assert weights(resumed, tmp_path / "w") == expected
 
 
 def test_half_written_checkpoint_is_passed_over(bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        training.fit(trainer(bert, StopAfter(7)))
+        training.fit(trainer(bert, StopAfter(7)), "a test")
     (tmp_path / ".checkpoints" / "student" / "checkpoint-7").mkdir()
     resumed = trainer(bert)
-    training.fit(resumed)
+    training.fit(resumed, "a test")
     assert resumed.state.global_step == 15
 
 
-def test_checkpoints_of_another_run_are_not_resumed(bert, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("seed", "identity"), [(1, "a test"), (0, "another")])
+def test_checkpoints_of_another_run_are_not_resumed(bert, tmp_path, monkeypatch, seed, identity):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        training.fit(trainer(bert, StopAfter(12), seed=0))
-    other = trainer(bert, seed=1)
-    training.fit(other)
-    resumed = weights(other, tmp_path / "w")
-    fresh = trainer(bert, seed=1)
-    training.fit(fresh)
-    assert resumed == weights(fresh, tmp_path / "w")
+        training.fit(trainer(bert, StopAfter(12), seed=0), "a test")
+    steps = Steps()
+    other = trainer(bert, steps, seed=seed)
+    training.fit(other, identity)
+    assert steps.seen == list(range(1, 16))
+    fresh = trainer(bert, seed=seed)
+    training.fit(fresh, identity)
+    assert weights(other, tmp_path / "w") == weights(fresh, tmp_path / "w")
 
 
 def test_logits_do_not_depend_on_the_batch(bert):
