@@ -15,8 +15,8 @@ def main():
     from stages.measurement.performance import PerformanceBenchmark
 
     models = {
-        name: PerformanceBenchmark(model_folder.MODELS / name, p.benchmark.threads)
-        for name in p.variants.rows
+        name: PerformanceBenchmark(model_folder.CALIBRATED / name, p.benchmark.threads)
+        for name in p.variants.table
     }
     times = latency.interleave(models, p.benchmark, p.seed)
     with replacing("benchmark") as scratch:

@@ -1,8 +1,11 @@
-"""Stage `evaluate`: accuracy on validation and test, and size, of models/<name>."""
+"""Stage `evaluate`: accuracy on validation and test, plain and calibrated, and size, of calibrated/<name>."""
 
 import json
+import os
 import sys
 from pathlib import Path
+
+import numpy as np
 
 from stages import params
 from stages.errors import command
@@ -11,21 +14,30 @@ from stages.errors import command
 @command
 def main(name: str):
     p = params.load()
-    import os
-
     from stages import model_folder
     from stages.atomic import replacing
     from stages.intents import tables
+    from stages.measurement import accuracy, size
     from stages.measurement.performance import PerformanceBenchmark
+    from stages.runtime import calibrated
 
-    benchmark = PerformanceBenchmark(model_folder.MODELS / name, threads=len(os.sched_getaffinity(0)))
+    folder = model_folder.CALIBRATED / name
+    benchmark = PerformanceBenchmark(folder, threads=len(os.sched_getaffinity(0)))
+    test = tables.read("test")
+    logits = {
+        "validation": np.load(Path("logits/validation") / f"{name}.npy"),
+        "test": benchmark.logits(test, p.evaluate.batch_size),
+    }
+    fitted = calibrated.read(folder)
     out_of_scope = tables.read_labels().out_of_scope_id
     results = {
-        split: benchmark.accuracy(tables.read(split), out_of_scope, p.evaluate.batch_size)
-        for split in ("validation", "test")
+        split: accuracy.measure(logits[split], tables.read(split)["label"].to_numpy(), out_of_scope, fitted)
+        for split in logits
     }
+    with replacing(Path("logits/test") / f"{name}.npy") as scratch, scratch.open("wb") as file:
+        np.save(file, logits["test"])
     with replacing(Path("evaluations") / f"{name}.json") as scratch:
-        scratch.write_text(json.dumps({"size_mb": benchmark.size_mb(), **results}, indent=2) + "\n")
+        scratch.write_text(json.dumps({"sizes": size.breakdown(folder), **results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

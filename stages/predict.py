@@ -1,7 +1,7 @@
 """Name the intent of a query, with any model folder.
 
-    python -m stages.predict --model models/distilled-ort-int8 "I'd like to rent a vehicle in Paris"
-    python -m stages.predict --model models/distilled-ort-int8 < queries.txt
+    python -m stages.predict --model calibrated/distilled-ort-int8 "I'd like to rent a vehicle in Paris"
+    python -m stages.predict --model calibrated/distilled-ort-int8 < queries.txt
 
 A query as argument gives its label and score; lines on standard input give a JSON object each,
 as they come.
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="a model folder, models/<name>")
+    parser.add_argument("--model", required=True, help="a model folder, calibrated/<name> or models/<name>")
     parser.add_argument("--threads", type=int, default=1, help="threads for the model (default: 1)")
     parser.add_argument("query", nargs="?", help="one query; without it, standard input is read")
     arguments = parser.parse_args(argv)

@@ -5,6 +5,8 @@ import sys
 import pytest
 
 from stages.predict import main
+from stages.runtime import calibrated
+from stages.runtime.calibrated import Calibration, Threshold
 
 
 def test_one_query(models, capsys):
@@ -12,6 +14,16 @@ def test_one_query(models, capsys):
     label, score = capsys.readouterr().out.split()
     assert label in {"balance", "oos", "transfer"}
     assert 1 / 3 <= float(score) <= 1
+
+
+@pytest.mark.parametrize("name", ["student", "student-ort"])
+def test_a_calibrated_model(models, capsys, name):
+    """At a great temperature the three labels are equally likely, and the threshold refuses everything."""
+    calibrated.write(models / name, Calibration(1e4, Threshold(1, "probability", 0.9)))
+    main(["--model", f"models/{name}", "send money"])
+    label, score = capsys.readouterr().out.split()
+    assert label == "oos"
+    assert float(score) == pytest.approx(1 / 3, abs=1e-3)
 
 
 def test_lines_of_standard_input(models, capsys, monkeypatch):

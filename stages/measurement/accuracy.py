@@ -4,6 +4,9 @@ import datasets
 import evaluate
 import numpy as np
 
+from stages.measurement.calibration import detection, expected_calibration_error
+from stages.runtime.calibrated import NONE, Calibration
+
 
 class IntentAccuracy(evaluate.Metric):
     """`compute(predictions, references, out_of_scope)` over class indices.
@@ -37,6 +40,26 @@ def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def intent_accuracy() -> IntentAccuracy:
-    """The metric, kept in memory rather than in a cache folder."""
-    return IntentAccuracy(keep_in_memory=True)
+def measure(
+    logits: np.ndarray, labels: np.ndarray, out_of_scope: int | None, calibration: Calibration
+) -> dict[str, float | None]:
+    """What IntentAccuracy gives, of the plain argmax and (`_calibrated`) of `calibration`; and
+
+    `calibration_error`, the expected calibration error of the softmax, plain and tempered
+    (`_calibrated`); `auroc` and `fpr_at_95_recall` of the score that tells queries out of scope.
+    `logits` of shape (queries, labels), `labels` (queries,).
+    """
+    metric = IntentAccuracy(keep_in_memory=True)
+    results = {}
+    for suffix, applied in (("", NONE), ("_calibrated", calibration)):
+        values = metric.compute(
+            predictions=applied.predict(logits), references=labels, out_of_scope=out_of_scope
+        )
+        values["calibration_error"] = expected_calibration_error(applied.probabilities(logits), labels)
+        results.update({key + suffix: value for key, value in values.items()})
+    if calibration.threshold is not None:
+        outside = labels == out_of_scope
+        if 0 < outside.sum() < len(outside):
+            scores = calibration.threshold.scores(logits / calibration.temperature)
+            results.update(detection(scores, outside))
+    return results

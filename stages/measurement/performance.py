@@ -17,28 +17,23 @@ class PerformanceBenchmark:
         self.folder = Path(folder)
         self.classifier = runtime.load(folder, threads)
 
-    def accuracy(self, table: pd.DataFrame, out_of_scope: int | None, batch_size: int) -> dict:
-        """`accuracy`, `accuracy_in_scope` and `oos_recall` on `table`, columns `text` and `label`.
+    def logits(self, table: pd.DataFrame, batch_size: int) -> np.ndarray:
+        """Logits of the queries of `table`, column `text`: shape (len(table), labels), float32.
 
-        Queries of like length go together, `batch_size` at a time. Not so in dynamic int8, which
-        scales its activations over a whole batch, so that a query's logits depend on its
-        neighbours: there each is evaluated alone, as a single query is served.
+        Queries of like length go together, `batch_size` at a time. Not so in dynamic int8, whose
+        logits depend on a query's neighbours: there each goes alone, as a single query is served.
         """
-        from stages.measurement.accuracy import intent_accuracy
-
-        if model_folder.recipe(self.folder)["technique"] == "dynamic int8":
+        if model_folder.scales_by_batch(self.folder):
             batch_size = 1
         order = table["text"].str.len().argsort(kind="stable").to_numpy()
         texts = table["text"].to_numpy()
-        predictions = np.empty(len(table), dtype=np.int64)
+        logits = np.empty((len(table), len(self.classifier.labels)), dtype=np.float32)
         with tqdm(total=len(table), desc=self.folder.name, unit="query") as progress:
             for start in range(0, len(table), batch_size):
                 rows = order[start : start + batch_size]
-                predictions[rows] = self.classifier.logits(texts[rows].tolist()).argmax(axis=-1)
+                logits[rows] = self.classifier.logits(texts[rows].tolist())
                 progress.update(len(rows))
-        return intent_accuracy().compute(
-            predictions=predictions, references=table["label"], out_of_scope=out_of_scope
-        )
+        return logits
 
     def size_mb(self) -> float:
         """Weights, config and tokenizer on disk, in MB of 2^20 bytes."""

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from stages.model_folder import label_names
+from stages.runtime import calibrated
 
 
 class Session(Protocol):
@@ -19,7 +20,10 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """An intent and its probability under the softmax of the logits."""
+    """An intent and its probability under the softmax of the logits.
+
+    An answer that is out of scope by its threshold may be an improbable one.
+    """
 
     label: str
     score: float
@@ -32,6 +36,7 @@ class Classifier:
         from tokenizers import Tokenizer
 
         self.labels = label_names(folder)
+        self.calibration = calibrated.read(folder)
         self.session = session
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id("[PAD]") or 0)
@@ -45,11 +50,10 @@ class Classifier:
 
     def predict(self, texts: list[str]) -> list[Prediction]:
         logits = self.logits(texts)
-        top = logits.max(axis=-1, keepdims=True)
-        scores = 1 / np.exp(logits - top).sum(axis=-1)
+        answers = self.calibration.predict(logits)
+        probabilities = self.calibration.probabilities(logits)[np.arange(len(texts)), answers]
         return [
-            Prediction(self.labels[i], float(score))
-            for i, score in zip(logits.argmax(axis=-1), scores, strict=True)
+            Prediction(self.labels[i], float(score)) for i, score in zip(answers, probabilities, strict=True)
         ]
 
 
@@ -57,7 +61,7 @@ def load(folder: Path | str, threads: int = 1) -> Classifier:
     """The model in `folder`, running on `threads` threads (torch's are the whole process's)."""
     folder = Path(folder)
     label_names(folder)  # first of all, a clear error where there is no model
-    if (folder / "model.onnx").exists():
+    if list(folder.glob("model.onnx*")):
         from stages.runtime.onnx_session import OnnxSession
 
         return Classifier(folder, OnnxSession(folder, threads))

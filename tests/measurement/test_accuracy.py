@@ -1,6 +1,12 @@
-import pytest
+import json
 
-from stages.measurement.accuracy import intent_accuracy
+import numpy as np
+import pytest
+from scipy import special
+
+from stages.measurement.accuracy import IntentAccuracy, measure
+from stages.measurement.calibration import expected_calibration_error
+from stages.runtime.calibrated import NONE, Calibration, Threshold
 
 
 @pytest.mark.parametrize(
@@ -14,7 +20,7 @@ from stages.measurement.accuracy import intent_accuracy
     ],
 )
 def test_counted_by_hand(predictions, references, out_of_scope, expected):
-    result = intent_accuracy().compute(
+    result = IntentAccuracy().compute(
         predictions=predictions, references=references, out_of_scope=out_of_scope
     )
     assert tuple(result.values()) == pytest.approx(expected)
@@ -22,13 +28,12 @@ def test_counted_by_hand(predictions, references, out_of_scope, expected):
 
 
 def test_agrees_with_scikit_learn():
-    import numpy as np
     from sklearn.metrics import accuracy_score, recall_score
 
     rng = np.random.default_rng(0)
     references = rng.integers(0, 5, 500)
     predictions = np.where(rng.random(500) < 0.7, references, rng.integers(0, 5, 500))
-    result = intent_accuracy().compute(predictions=predictions, references=references, out_of_scope=3)
+    result = IntentAccuracy().compute(predictions=predictions, references=references, out_of_scope=3)
     inside = references != 3
     assert result["accuracy"] == pytest.approx(accuracy_score(references, predictions))
     assert result["accuracy_in_scope"] == pytest.approx(
@@ -37,3 +42,47 @@ def test_agrees_with_scikit_learn():
     assert result["oos_recall"] == pytest.approx(
         recall_score(references, predictions, labels=[3], average=None)[0]
     )
+
+
+# Of balance, out of scope, transfer.
+LOGITS = np.array([[3.0, 0, 1], [0, 1, 4], [1.0, 2, 0], [0.5, 1, 1.2], [2.0, 0, 2.5], [0, 5, 0.1]])
+LABELS = np.array([0, 2, 0, 1, 0, 1])
+
+
+def test_plain_and_calibrated():
+    """Plain, queries 2 and 5 are answered out of scope; by the threshold, 2, 3 and 5."""
+    # Energies 1.81, 2.13, 0.97, 1.13, 1.94 and 0.72.
+    fitted = Calibration(2.0, Threshold(1, "energy", 1.4))
+    assert measure(LOGITS, LABELS, 1, fitted) == pytest.approx(
+        {
+            "accuracy": 3 / 6,
+            "accuracy_in_scope": 2 / 4,
+            "oos_recall": 1 / 2,
+            "calibration_error": expected_calibration_error(special.softmax(LOGITS, axis=1), LABELS),
+            "accuracy_calibrated": 4 / 6,
+            "accuracy_in_scope_calibrated": 2 / 4,
+            "oos_recall_calibrated": 1,
+            "calibration_error_calibrated": expected_calibration_error(
+                special.softmax(LOGITS / 2, axis=1), LABELS
+            ),
+            "auroc": 7 / 8,  # query 3, out of scope, is above query 2
+            "fpr_at_95_recall": 1 / 4,
+        }
+    )
+
+
+def test_without_a_threshold():
+    results = measure(LOGITS, LABELS, 1, Calibration(3.0, None))
+    plain = measure(LOGITS, LABELS, 1, NONE)
+    for key in ("accuracy", "accuracy_in_scope", "oos_recall"):
+        assert results[key] == results[f"{key}_calibrated"] == plain[key]
+    assert results["calibration_error"] == plain["calibration_error_calibrated"]
+    assert results["calibration_error"] != results["calibration_error_calibrated"]
+    assert "auroc" not in results
+
+
+def test_nothing_out_of_scope_to_detect():
+    """A split without such queries, measured with the threshold of one that had some."""
+    results = measure(LOGITS, np.array([0, 2, 0, 0, 0, 2]), 1, Calibration(2.0, Threshold(1, "energy", 1.0)))
+    assert results["oos_recall_calibrated"] is None
+    json.dumps(results, allow_nan=False)

@@ -1,21 +1,31 @@
+import numpy as np
 import pandas as pd
 import pytest
 
+from stages import model_folder
 from stages.measurement.performance import PerformanceBenchmark
 
-TEXTS = ["send money to my car", "my balance", "rent a car in w20", "w33 w44", "w50"]
+TEXTS = ["send money to my car", "my balance", "rent a car in w20", "w33 w44", "w50", "my car", "to w20 w21"]
+TABLE = pd.DataFrame({"text": TEXTS}, index=[30, 10, 20, 5, 7, 9, 8])
 
 
 @pytest.mark.parametrize("name", ["student", "student-ort"])
-def test_accuracy_is_over_the_models_own_predictions(models, name):
-    """Labels taken from the model's predictions, two of five of them spoilt."""
+@pytest.mark.parametrize(
+    ("scales_by_batch", "batch_size", "sizes"),
+    [(False, 3, [3, 3, 1]), (False, 50, [7]), (False, 1, [1] * 7), (True, 3, [1] * 7)],
+)
+def test_logits_are_the_rows(models, name, scales_by_batch, batch_size, sizes):
+    model_folder.write_recipe(models / name, "nothing", "a test", {}, scales_by_batch=scales_by_batch)
     benchmark = PerformanceBenchmark(models / name)
-    labels = benchmark.classifier.logits(TEXTS).argmax(-1)
-    labels[:2] = (labels[:2] + 1) % 3
-    table = pd.DataFrame({"text": TEXTS, "label": labels})
-    for batch_size in (1, 2, 5):
-        result = benchmark.accuracy(table, None, batch_size)
-        assert result == {"accuracy": 0.6, "accuracy_in_scope": 0.6, "oos_recall": None}
+    alone = [benchmark.classifier.logits([text])[0] for text in TEXTS]
+    served, calls = benchmark.classifier.logits, []
+    benchmark.classifier.logits = lambda texts: calls.append(texts) or served(texts)
+    logits = benchmark.logits(TABLE, batch_size)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, alone, atol=1e-5)
+    assert [len(texts) for texts in calls] == sizes
+    lengths = [len(text) for texts in calls for text in texts]
+    assert lengths == sorted(lengths)  # which leaves the least to pad
 
 
 def test_size_is_what_is_deployed(models):

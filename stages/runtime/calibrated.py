@@ -1,0 +1,104 @@
+"""A calibration as it is kept in a model folder, calibration.json, and applied to logits."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+FILE = "calibration.json"
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def in_scope(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
+    """`logits` without the column of the out-of-scope label."""
+    return np.delete(logits, out_of_scope, axis=-1)
+
+
+def probability(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
+    """The probability of the likeliest intent, the out-of-scope label among the alternatives."""
+    return in_scope(softmax(logits), out_of_scope).max(axis=-1)
+
+
+def energy(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
+    """log Σ exp of the intents' logits: minus the free energy of Liu et al., 2020 (arXiv:2010.03759)."""
+    logits = in_scope(logits, out_of_scope)
+    top = logits.max(axis=-1)
+    return top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))
+
+
+def margin(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
+    """The likeliest intent's probability less that of the runner-up, be it out of scope."""
+    probabilities = softmax(logits)
+    likeliest = in_scope(probabilities, out_of_scope).argmax(axis=-1)[..., None]
+    column = likeliest + (likeliest >= out_of_scope)
+    top = np.take_along_axis(probabilities, column, axis=-1)[..., 0]
+    np.put_along_axis(probabilities, column, 0.0, axis=-1)
+    return top - probabilities.max(axis=-1)
+
+
+SCORES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "probability": probability,
+    "energy": energy,
+    "margin": margin,
+}
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Under `value` of one of SCORES, of the tempered logits, the answer is the class `out_of_scope`."""
+
+    out_of_scope: int
+    score: str
+    value: float
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        """How surely each query is in scope, shape (queries,): the higher the surer."""
+        return SCORES[self.score](logits, self.out_of_scope)
+
+    def predict(self, logits: np.ndarray) -> np.ndarray:
+        """The likeliest intent of each query, or out of scope."""
+        intents = np.delete(np.arange(logits.shape[-1]), self.out_of_scope)
+        likeliest = intents[in_scope(logits, self.out_of_scope).argmax(axis=-1)]
+        return np.where(self.scores(logits) < self.value, self.out_of_scope, likeliest)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What makes answers and probabilities of logits of shape (queries, labels)."""
+
+    temperature: float
+    threshold: Threshold | None
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """The softmax of the tempered logits."""
+        return softmax(logits / self.temperature)
+
+    def predict(self, logits: np.ndarray) -> np.ndarray:
+        """Class indices, shape (queries,)."""
+        if self.threshold is None:
+            return logits.argmax(axis=-1)
+        return self.threshold.predict(logits / self.temperature)
+
+
+NONE = Calibration(1.0, None)
+
+
+def read(folder: Path) -> Calibration:
+    """The calibration of a model folder, NONE where it has none."""
+    path = folder / FILE
+    if not path.exists():
+        return NONE
+    values = json.loads(path.read_text())
+    threshold = values["threshold"]
+    return Calibration(values["temperature"], None if threshold is None else Threshold(**threshold))
+
+
+def write(folder: Path, calibration: Calibration) -> None:
+    (folder / FILE).write_text(json.dumps(asdict(calibration), indent=2) + "\n")
