@@ -19,7 +19,11 @@ SplitFraction = Annotated[float, Field(gt=0, lt=0.5)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+TECHNIQUES = ("distill", "prune", "structured", "vocabulary", "qat", "export", "quantize", "pack")
 
 
 class Section(BaseModel):
@@ -98,10 +102,12 @@ class Distill(Training):
     temperature: Positive
 
 
-class Prune(Training):
-    sparsity: Sparsity
+class Pruning(Training):
+    """`begin` and `end` of the sparsity schedule are fractions of the run."""
+
     begin: Fraction
-    end: Fraction
+    end: Annotated[float, Field(gt=0, lt=1)]
+    score_learning_rate: Positive
 
     @model_validator(mode="after")
     def _begin_before_end(self):
@@ -110,9 +116,23 @@ class Prune(Training):
         return self
 
 
+class Prune(Pruning):
+    sparsity: Sparsity
+    rounds: Count
+    threshold: Annotated[float, Field(gt=0, lt=0.5)]
+
+
+class Structured(Pruning):
+    heads: Sparsity
+    feed_forward: Sparsity
+    fine_tuning: Training
+
+
 class Quantize(Section):
     per_channel: bool
     reduce_range: bool
+    calibration: Literal["min-max", "percentile", "entropy"]
+    calibration_queries: Count
 
 
 class Variant(Section):
@@ -120,35 +140,82 @@ class Variant(Section):
 
 
 class DistillVariant(Variant):
+    """Its own `seed` is in the place of the run's."""
+
     alpha: Fraction
     temperature: Positive
+    seed: Seed | None = None
 
 
-class PruneVariant(DistillVariant):
+class SparsityVariant(DistillVariant):
+    method: Literal["magnitude-one-shot", "magnitude-iterative", "magnitude-gradual", "movement-hard"]
     sparsity: Sparsity
+
+
+class PenaltyVariant(DistillVariant):
+    method: Literal["movement-soft"]
+    penalty: Positive
+
+
+class StructuredVariant(DistillVariant):
+    heads: Sparsity
+    feed_forward: Sparsity
+
+
+class VocabularyVariant(Variant):
+    """`size` is the least number of WordPieces to keep, used or not."""
+
+    size: Annotated[int, Field(ge=0)]
+
+
+class QuantizeVariant(Variant):
+    """What it leaves out is that of the section `quantize`."""
+
+    method: Literal["dynamic", "static"]
+    per_channel: bool | None = None
+    reduce_range: bool | None = None
+    calibration: Literal["min-max", "percentile", "entropy"] | None = None
 
 
 class Variants(Section):
     distill: dict[Name, DistillVariant]
-    prune: dict[Name, PruneVariant]
+    prune: dict[Name, Annotated[SparsityVariant | PenaltyVariant, Field(discriminator="method")]]
+    structured: dict[Name, StructuredVariant]
+    vocabulary: dict[Name, VocabularyVariant]
+    qat: dict[Name, DistillVariant]
     export: dict[Name, Variant]
-    quantize: dict[Name, Variant]
-    rows: Annotated[list[Name], Field(min_length=1)]
+    quantize: dict[Name, QuantizeVariant]
+    pack: dict[Name, Variant]
+    rows: dict[Name, Literal["table", "sweep"]]
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The parent of each model but the teacher."""
+        return {name: made.parent for stage in TECHNIQUES for name, made in getattr(self, stage).items()}
+
+    @property
+    def table(self) -> list[str]:
+        return [name for name, place in self.rows.items() if place == "table"]
 
     @model_validator(mode="after")
     def _names_and_parents(self):
-        made: dict[str, str | None] = {"teacher": None}
-        for stage in (self.distill, self.prune, self.export, self.quantize):
-            for name, variant in stage.items():
-                if name in made:
+        names = ["teacher"]
+        for stage in TECHNIQUES:
+            for name in getattr(self, stage):
+                if name in names:
                     raise ValueError(f"the name {name!r} is taken; give each model its own")
-                made[name] = variant.parent
-        for name in [*filter(None, made.values()), *self.rows]:
-            if name not in made:
-                raise ValueError(f"there is no model {name!r}; there are {', '.join(made)}")
-        if "teacher" not in self.rows:
-            raise ValueError("rows must have 'teacher', which the others are compared with")
+                names.append(name)
+        for name in [*self.parents.values(), *self.rows]:
+            if name not in names:
+                raise ValueError(f"there is no model {name!r}; there are {', '.join(names)}")
+        if "teacher" not in self.table:
+            raise ValueError("rows must have 'teacher: table', which the others are compared with")
         return self
+
+
+class Calibrate(Section):
+    scores: Annotated[list[Literal["probability", "energy", "margin"]], Field(min_length=1)]
+    rule: Literal["balanced", "accuracy"]
 
 
 class Evaluate(Section):
@@ -174,12 +241,15 @@ class Params(Section):
     student: Annotated[TeacherLayers | HubStudent, Field(discriminator="init")]
     distill: Distill
     prune: Prune
+    structured: Structured
+    qat: Training
     quantize: Quantize
     variants: Variants
+    calibrate: Calibrate
     evaluate: Evaluate
     benchmark: Benchmark
     report: Report
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
 
 
 def load(path: Path | str = "params.yaml") -> Params:
@@ -201,6 +271,8 @@ def _explain(error: ValidationError) -> str:
     place = [str(part) for part in first["loc"]]
     if place[:1] in (["data"], ["student"]):
         del place[1:2]  # pydantic names the chosen class of a union there
+    if place[:2] == ["variants", "prune"]:
+        del place[3:4]
     key = ".".join(place)
     if first["type"] == "missing":
         return f"{key} is missing"

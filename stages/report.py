@@ -6,6 +6,7 @@ from pathlib import Path
 from stages import params
 from stages.atomic import replacing
 from stages.errors import command
+from stages.intents import tables
 
 
 @command
@@ -13,28 +14,48 @@ def main():
     p = params.load()
     from stages.reporting import figures, results
 
-    rows = p.variants.rows
-    table = results.collect(rows, p.report.tolerance)
+    variants = p.variants
+    rows = variants.table
+    table = results.collect(rows, variants.parents, p.report.tolerance)
     curves = results.training_curves(rows)
+    points = results.pruning(list(variants.rows))
     machine = json.loads(Path("benchmark/machine.json").read_text())
     texts = {
         "summary.json": json.dumps(results.summary(table), indent=2) + "\n",
         "results.csv": table.to_csv(float_format="%.4f"),
         "results.md": results.markdown(table, machine),
+        "calibration.md": results.calibration_markdown(table),
+        "sizes.md": results.sizes_markdown(table),
         "training.csv": curves.to_csv(index=False, float_format="%.4f"),
+        "pruning.csv": points.to_csv(index=False, float_format="%.4f"),
         "machine.json": json.dumps(machine, indent=2) + "\n",
     }
     folder = Path(p.report.folder)
     for name, text in texts.items():
         with replacing(folder / name) as scratch:
             scratch.write_text(text)
-    for name, draw, data in (
-        ("accuracy_latency.png", figures.accuracy_against_latency, table),
-        ("training.png", figures.training_curves, curves),
-        ("weights.png", figures.weight_histogram, rows),
-    ):
+
+    pruned = [name for name in points["model"] if name in rows]
+    dense = table["ancestor"][pruned[0]] if pruned else "teacher"
+    profiles = {name: recipe["sparsity"] for name in rows if "sparsity" in (recipe := results.recipe(name))}
+    profiles |= {name: results.recipe(name)["sparsity"] for name in points["model"]}
+    labels = tables.read("test")["label"].to_numpy()
+    shown = ["teacher", *table.index[table["best"]]]
+    pictures = {
+        "accuracy_latency.png": lambda path: figures.accuracy_against_latency(table, path),
+        "training.png": lambda path: figures.training_curves(curves, path),
+        "calibration.png": lambda path: figures.calibration_curves(rows, shown, labels, path),
+        "sizes.png": lambda path: figures.size_breakdown(table, path),
+        "weights.png": lambda path: figures.pruned_weights([dense, *pruned], path),
+        "sparsity.png": lambda path: figures.sparsity_by_layer(profiles, path),
+        "pruning.png": lambda path: figures.accuracy_against_sparsity(
+            points, results.evaluated(dense)["validation"]["accuracy"], path
+        ),
+        "quantization.png": lambda path: figures.quantization_error(dense, p.quantize.reduce_range, path),
+    }
+    for name, draw in pictures.items():
         with replacing(folder / name) as scratch:
-            draw(data, scratch)
+            draw(scratch)
     print(texts["results.md"])
 
 

@@ -1,6 +1,10 @@
 """dvc.yaml, params.yaml and conf/ say what the code does."""
 
 import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from stages import params
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+VALUES = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
 def composed(*overrides):
@@ -48,7 +53,7 @@ def test_deps_are_the_imports(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_its_module(stage):
     definition = STAGES[stage].get("do", STAGES[stage])
-    key = {"evaluate": " ${item}"}.get(stage, " ${key}") if "foreach" in STAGES[stage] else ""
+    key = " ${key}" if "foreach" in STAGES[stage] else ""
     assert definition["cmd"] == f"python -m stages.{stage}{key}"
 
 
@@ -58,6 +63,10 @@ def test_stages_are_thin_and_apart(stage):
     assert len(source.splitlines()) < 100
     others = {f"stages/{other}.py" for other in STAGES} - {f"stages/{stage}.py"}
     assert not others & modules(f"stages/{stage}.py", ROOT)
+
+
+METHODS = ("model_dump", "model_copy")
+PROPERTIES = {"variants.table": "variants.rows"}
 
 
 class Reads(ast.NodeVisitor):
@@ -73,27 +82,64 @@ class Reads(ast.NodeVisitor):
             chain.insert(0, inner.attr)
             inner = inner.value
         if isinstance(inner, ast.Name) and inner.id == "p":
-            self.chains.add(".".join(chain).removesuffix(".model_dump"))
+            while chain[-1] in METHODS:
+                chain.pop()
+            self.chains.add(PROPERTIES.get(".".join(chain), ".".join(chain)))
         else:
             self.generic_visit(node)
 
 
 # What a stage takes from its own variant, whatever the section of that name says.
-FROM_VARIANT = {"distill": {"distill.alpha", "distill.temperature"}, "prune": {"prune.sparsity"}}
+FROM_VARIANT = {
+    "distill": {"distill.alpha", "distill.temperature"},
+    "prune": {"prune.sparsity"},
+    "structured": {"structured.heads", "structured.feed_forward"},
+}
+
+
+def leaves(chain: str) -> set[str]:
+    """The values in the section `chain` of params.yaml; the variants of a technique count as one."""
+    inner = VALUES
+    for key in chain.split("."):
+        inner = inner[key]
+    if not isinstance(inner, dict) or chain.startswith("variants."):
+        return {chain}
+    return {leaf for key in inner for leaf in leaves(f"{chain}.{key}")}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_what_is_read(stage):
     definition = STAGES[stage].get("do", STAGES[stage])
-    declared = {param.replace(".${key}", "") for param in definition.get("params", [])}
+    declared = {leaf for param in definition["params"] for leaf in leaves(param.removesuffix(".${key}"))}
     reads = Reads()
     reads.visit(ast.parse((ROOT / "stages" / f"{stage}.py").read_text()))
-    read = reads.chains
-    config = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for section in FROM_VARIANT:
-        if section in read:
-            read.remove(section)
-            read |= {f"{section}.{key}" for key in config[section]} - FROM_VARIANT[section]
-    # A part of a section that is read as a whole needs no line of its own.
-    read = {chain for chain in read if not any(chain.startswith(whole + ".") for whole in read)}
+    read = set()
+    for chain in reads.chains:
+        read |= leaves(chain) - FROM_VARIANT.get(chain, set())
     assert declared == read
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if "foreach" in STAGES[stage]])
+def test_each_variant_depends_on_its_own_values_and_parent(stage):
+    """One stage an entry of conf/variants/, which no change to another entry runs again."""
+    definition = STAGES[stage]
+    if definition["foreach"] == "${variants.rows}":
+        assert not any(param.startswith("variants") for param in definition["do"]["params"])
+        return
+    assert definition["foreach"] == f"${{variants.{stage}}}"
+    assert f"variants.{stage}.${{key}}" in definition["do"]["params"]
+    assert "models/${item.parent}" in definition["do"]["deps"]
+    assert definition["do"]["outs"] == ["models/${key}"]
+
+
+def test_what_is_imported_is_installed():
+    """Every module that stages/ imports comes with a dependency of the package itself, not of `dev`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[=<>\[ ]", line)[0].lower() for line in project["dependencies"]}
+    distributions = importlib.metadata.packages_distributions()
+    for path in (ROOT / "stages").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"stages"}:
+                assert {name.lower() for name in distributions[top]} & declared, f"{path} imports {top}"

@@ -10,11 +10,11 @@ from stages.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 REMOVED = object()
-MODELS = (
-    "teacher, fine-tuned, distilled, pruned, distilled-ort, pruned-ort, distilled-torch-int8, "
-    "distilled-ort-int8, pruned-ort-int8"
+MODELS = "teacher, fine-tuned, distilled, magnitude, movement, "
+TOP = (
+    "data, teacher, student, distill, prune, structured, qat, quantize, variants, calibrate, evaluate, "
+    "benchmark, report, seed"
 )
-TOP = "data, teacher, student, distill, prune, quantize, variants, evaluate, benchmark, report, seed"
 
 
 @pytest.fixture
@@ -42,8 +42,23 @@ def test_the_repository_s_params():
     p = params.load(ROOT / "params.yaml")
     assert (p.data.source, p.student.layers, p.distill.temperature, p.seed) == ("sample", [0, 2, 5], 4.0, 0)
     assert isinstance(p.data, params.SampleData) and isinstance(p.student, params.TeacherLayers)
-    assert p.variants.prune["pruned"].parent == "distilled"
-    assert p.variants.rows[0] == "teacher"
+    assert isinstance(p.variants.prune["movement"], params.SparsityVariant)
+    assert p.variants.parents["movement-ort-int8-packed"] == "movement-ort-int8"
+    assert p.variants.table[0] == "teacher"
+    made = [name for stage in params.TECHNIQUES for name in getattr(p.variants, stage)]
+    assert list(p.variants.parents) == made and len(made) > 20
+
+
+def test_the_sweep_is_not_in_the_table(load):
+    p = load({"variants.rows": {"distilled": "sweep", "movement": "table", "teacher": "table"}})
+    assert p.variants.table == ["movement", "teacher"]
+
+
+def test_a_soft_movement_variant(load):
+    made = {"parent": "distilled", "method": "movement-soft", "penalty": 50, "alpha": 0.1, "temperature": 4.0}
+    soft = load({"variants.prune.movement": made}).variants.prune["movement"]
+    assert isinstance(soft, params.PenaltyVariant)
+    assert (soft.penalty, soft.seed) == (50.0, None)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +91,26 @@ def test_every_choice_of_conf(load, path):
         ("prune.sparsity", -0.1, "prune.sparsity is -0.1: should be greater than or equal to 0"),
         ("prune.begin", 0.7, "prune: begin (0.7) must be less than end (0.7)"),
         ("prune.begin", 0.8, "prune: begin (0.8) must be less than end (0.7)"),
+        ("prune.threshold", 0.5, "prune.threshold is 0.5: should be less than 0.5"),
+        ("prune.rounds", 0, "prune.rounds is 0: should be greater than or equal to 1"),
+        ("structured.begin", 0.7, "structured: begin (0.7) must be less than end (0.7)"),
+        ("structured.heads", 1.0, "structured.heads is 1.0: should be less than 1"),
+        ("structured.feed_forward", -0.1, "structured.feed_forward is -0.1: should be greater than or equal"),
+        ("structured.fine_tuning.epochs", 0, "structured.fine_tuning.epochs is 0: should be greater than"),
+        ("qat.learning_rate", 0, "qat.learning_rate is 0: should be greater than 0"),
+        (
+            "quantize.calibration",
+            "mean",
+            "quantize.calibration is 'mean': should be 'min-max', 'percentile' or 'entropy'",
+        ),
+        ("quantize.calibration_queries", 0, "quantize.calibration_queries is 0: should be greater than or"),
+        ("calibrate.scores", [], "calibrate.scores is []: List should have at least 1 item"),
+        (
+            "calibrate.scores",
+            ["energy", "entropy"],
+            "calibrate.scores.1 is 'entropy': should be 'probability', 'energy' or 'margin'",
+        ),
+        ("calibrate.rule", "recall", "calibrate.rule is 'recall': should be 'balanced' or 'accuracy'"),
         ("teacher.model", "???", "cannot be read: Missing mandatory value: model full_key: teacher.model"),
         ("teacher.epochs", -1, "teacher.epochs is -1: should be greater than or equal to 0"),
         ("seed", -1, "seed is -1: should be greater than or equal to 0"),
@@ -96,7 +131,8 @@ def test_every_choice_of_conf(load, path):
         (
             "variants.distill.distilled.alfa",
             0.5,
-            "variants.distill.distilled: no parameter 'alfa' here; there are parent, alpha, temperature",
+            "variants.distill.distilled: no parameter 'alfa' here; there are parent, alpha, temperature, "
+            "seed",
         ),
         (
             "data.hub",
@@ -113,8 +149,47 @@ def test_every_choice_of_conf(load, path):
         ("data.source", "web", "data.source is 'web': should be one of 'sample', 'clinc150', 'files'"),
         ("student.init", "x", "student.init is 'x': should be one of 'teacher-layers', 'hub'"),
         ("teacher.source", "x", "teacher.source is 'x': should be 'wheel' or 'hub'"),
-        ("variants.prune.pruned.parent", "x", f"variants: there is no model 'x'; there are {MODELS}"),
-        ("variants.rows", ["teacher", "x"], f"variants: there is no model 'x'; there are {MODELS}"),
+        ("variants.prune.movement.parent", "x", f"variants: there is no model 'x'; there are {MODELS}"),
+        ("variants.rows.x", "table", f"variants: there is no model 'x'; there are {MODELS}"),
+        ("variants.rows.distilled", "row", "variants.rows.distilled is 'row': should be 'table' or 'sweep'"),
+        (
+            "variants.prune.movement.method",
+            "magnitude",
+            "variants.prune.movement.method is 'magnitude': should be one of 'magnitude-one-shot', "
+            "'magnitude-iterative', 'magnitude-gradual', 'movement-hard', 'movement-soft'",
+        ),
+        (
+            "variants.quantize.distilled-ort-int8.method",
+            "x",
+            "variants.quantize.distilled-ort-int8.method is 'x': should be 'dynamic' or 'static'",
+        ),
+        (
+            "variants.quantize.distilled-ort-static.calibration",
+            "x",
+            "variants.quantize.distilled-ort-static.calibration is 'x': should be 'min-max', 'percentile' or",
+        ),
+        # of one technique's variants
+        ("variants.prune.movement.sparsity", 1.0, "variants.prune.movement.sparsity is 1.0: should be less"),
+        (
+            "variants.prune.movement.penalty",
+            1.0,
+            "variants.prune.movement: no parameter 'penalty' here; there are parent, alpha, temperature, "
+            "seed, method, sparsity",
+        ),
+        (
+            "variants.prune.movement.method",
+            "movement-soft",
+            "variants.prune.movement: no parameter 'sparsity' here; there are parent, alpha, temperature, "
+            "seed, method, penalty",
+        ),
+        ("variants.prune.movement", None, "variants.prune.movement is None: should be a valid dictionary"),
+        (
+            "variants.structured.structured.heads",
+            1,
+            "variants.structured.structured.heads is 1: should be less",
+        ),
+        ("variants.distill.distilled.seed", -1, "variants.distill.distilled.seed is -1: should be greater"),
+        ("variants.vocabulary.vocabulary.size", -1, "variants.vocabulary.vocabulary.size is -1: should be"),
         # missing
         ("seed", REMOVED, "seed is missing"),
         ("distill", REMOVED, "distill is missing"),
@@ -123,11 +198,18 @@ def test_every_choice_of_conf(load, path):
         ("data.source", REMOVED, "data.source is missing"),
         ("student.layers", REMOVED, "student.layers is missing"),
         ("student.init", REMOVED, "student.init is missing"),
-        ("variants.prune.pruned.sparsity", REMOVED, "variants.prune.pruned.sparsity is missing"),
+        ("variants.prune.movement.sparsity", REMOVED, "variants.prune.movement.sparsity is missing"),
+        ("variants.prune.movement.method", REMOVED, "variants.prune.movement.method is missing"),
+        ("variants.pack", REMOVED, "variants.pack is missing"),
         # the variants as a whole
-        ("variants.rows", ["distilled"], "variants: rows must have 'teacher', which the others are compared"),
-        ("variants.rows", [], "variants.rows is []: List should have at least 1 item"),
-        ("variants.rows", "teacher", "variants.rows is 'teacher': should be a valid list"),
+        ("variants.rows.teacher", REMOVED, "variants: rows must have 'teacher: table', which the others are"),
+        ("variants.rows.teacher", "sweep", "variants: rows must have 'teacher: table', which the others are"),
+        (
+            "variants.rows",
+            {},
+            "variants: rows must have 'teacher: table', which the others are compared with",
+        ),
+        ("variants.rows", ["teacher"], "variants.rows is ['teacher']: should be a valid dictionary"),
         ("variants.export.distilled", {"parent": "teacher"}, "variants: the name 'distilled' is taken"),
         ("variants.export.teacher", {"parent": "distilled"}, "variants: the name 'teacher' is taken"),
         ("variants.export.A B", {"parent": "teacher"}, "'A B': String should match pattern"),
@@ -181,6 +263,6 @@ def test_integers_and_short_exponents_are_numbers(load):
 
 def test_params_are_frozen(load):
     p = load({})
-    for section, key in ((p, "seed"), (p.distill, "alpha"), (p.variants.prune["pruned"], "sparsity")):
+    for section, key in ((p, "seed"), (p.distill, "alpha"), (p.variants.prune["movement"], "sparsity")):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(section, key, 0)

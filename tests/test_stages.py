@@ -1,16 +1,17 @@
 """Stages on models of the hub's layout, in process: the recipes that need a hub, without one."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import tiny_bert, word_tokenizer
-from transformers import AutoModelForSequenceClassification, DistilBertConfig, PreTrainedTokenizerFast
+from conftest import tiny_bert, tiny_distilbert, word_tokenizer
+from transformers import PreTrainedTokenizerFast
 
-from stages import distill, evaluate, teacher
+from stages import benchmark, calibrate, distill, evaluate, prune, qat, report, runtime, structured, teacher
 from stages.compression.student import from_teacher_layers
 from stages.intents import tables
 
@@ -28,18 +29,7 @@ def project(tmp_path, monkeypatch):
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=word_tokenizer(), unk_token="[UNK]", pad_token="[PAD]"
     )
-    student = AutoModelForSequenceClassification.from_config(
-        DistilBertConfig(
-            vocab_size=60,
-            dim=16,
-            n_layers=1,
-            n_heads=4,
-            hidden_dim=32,
-            max_position_embeddings=24,
-            num_labels=3,
-        )
-    )
-    for name, model in (("bert", tiny_bert()), ("distilbert", student)):
+    for name, model in (("bert", tiny_bert()), ("distilbert", tiny_distilbert())):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
 
@@ -58,9 +48,11 @@ HUB_STUDENT = {"init": "hub", "model": "distilbert", "freeze_embeddings": False}
 
 
 def logits_of(folder):
-    from stages import runtime
-
     return runtime.load(folder).logits(list(QUERIES))
+
+
+def recipe(name):
+    return json.loads(Path(f"models/{name}/recipe.json").read_text())
 
 
 def test_a_teacher_that_is_ready(project):
@@ -71,13 +63,13 @@ def test_a_teacher_that_is_ready(project):
         "0": "transfer", "1": "oos", "2": "balance",
     }  # fmt: skip
     np.testing.assert_allclose(np.load("logits/train.npy"), logits_of("models/teacher"), atol=1e-5)
-    assert json.loads(Path("models/teacher/recipe.json").read_text())["history"] == []
+    assert recipe("teacher")["history"] == []
 
 
 def test_a_teacher_that_is_fine_tuned(project):
     project(teacher={**READY, "epochs": 20, "learning_rate": 1e-2})
     teacher.main()
-    history = json.loads(Path("models/teacher/recipe.json").read_text())["history"]
+    history = recipe("teacher")["history"]
     assert len(history) == 20
     losses = [entry["loss"] for entry in history]
     assert sum(losses[-5:]) < sum(losses[:5])
@@ -90,19 +82,113 @@ def test_a_hubs_student(project):
     config = json.loads(Path("models/distilled/config.json").read_text())
     assert (config["model_type"], config["n_layers"]) == ("distilbert", 1)
     assert config["id2label"] == {"0": "transfer", "1": "oos", "2": "balance"}
-    recipe = json.loads(Path("models/distilled/recipe.json").read_text())
-    assert (recipe["parent"], recipe["parameters"]["alpha"]) == ("teacher", 0.1)
+    made = recipe("distilled")
+    assert (made["parent"], made["parameters"]["alpha"]) == ("teacher", 0.1)
+
+
+def test_students_of_a_students_recipes(project):
+    """What is in a recipe is what was used: none of what only other methods or stages read."""
+    kd = {"alpha": 0.5, "temperature": 2.0, "parent": "distilled"}
+    project(
+        teacher=READY,
+        student=HUB_STUDENT,
+        variants={
+            "prune": {
+                "magnitude": {**kd, "method": "magnitude-one-shot", "sparsity": 0.5, "seed": 7},
+                "movement": {**kd, "method": "movement-soft", "penalty": 10.0},
+            },
+            "structured": {"structured": {**kd, "heads": 0.25, "feed_forward": 0.75}},
+        },
+    )
+    teacher.main()
+    stages = {
+        "distilled": distill,
+        "magnitude": prune,
+        "movement": prune,
+        "structured": structured,
+        "qat": qat,
+    }
+    for name, stage in stages.items():
+        stage.main(name)
+        assert recipe(name)["parent"] == ("teacher" if name == "distilled" else "distilled")
+    used = {name: recipe(name)["parameters"] for name in stages}
+    assert (used["magnitude"]["sparsity"], used["magnitude"]["seed"]) == (0.5, 7)
+    assert recipe("magnitude")["sparsity"]["overall"] == 0.5
+    assert (used["movement"]["penalty"], used["movement"]["seed"]) == (10.0, 0)
+    assert "sparsity" not in used["movement"]
+    assert recipe("structured")["layer_shapes"] == [[3, 8]]
+    assert logits_of("models/structured").shape == (3, 3)
+    assert (used["qat"]["per_channel"], used["qat"]["reduce_range"]) == (True, True)
+    assert not {"calibration", "calibration_queries"} & set(used["qat"])
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def measured(project, **sections):
+    """teacher, calibrate and evaluate of a teacher that is ready, the only row."""
+    project(teacher=READY, variants={"rows": {"teacher": "table"}}, **sections)
+    teacher.main()
+    calibrate.main("teacher")
+    evaluate.main("teacher")
+    return json.loads(Path("evaluations/teacher.json").read_text())
+
+
+def test_a_calibrated_model_is_the_model_and_its_calibration(project):
+    measured(project)
+    given = files("calibrated/teacher")
+    assert set(json.loads(given.pop("calibration.json"))) == {"temperature", "threshold"}
+    assert given == files("models/teacher")
+    for split in ("validation", "test"):
+        logits = np.load(f"logits/{split}/teacher.npy")
+        np.testing.assert_allclose(logits, logits_of("models/teacher"), atol=1e-5)
 
 
 def test_evaluation_is_kept(project):
-    project(teacher=READY)
-    teacher.main()
-    evaluate.main("teacher")
-    result = json.loads(Path("evaluations/teacher.json").read_text())
+    result = measured(project)
+    assert list(result) == ["sizes", "validation", "test"]
     right = logits_of("models/teacher").argmax(-1) == [0, 2, 1]
-    assert result["test"] == result["validation"]
+    assert result["test"] == pytest.approx(result["validation"])
     assert result["test"]["accuracy"] == pytest.approx(right.mean())
     assert result["test"]["oos_recall"] == float(right[2])
+    served = [p.label for p in runtime.load("calibrated/teacher").predict(list(QUERIES))]
+    right = np.array(served) == list(QUERIES.values())
+    assert result["test"]["accuracy_calibrated"] == pytest.approx(right.mean())
+    assert result["test"]["oos_recall_calibrated"] == float(right[2])
+    np.save("logits/validation/teacher.npy", np.eye(3, dtype=np.float32)[[0, 2, 0]])
+    evaluate.main("teacher")
+    again = json.loads(Path("evaluations/teacher.json").read_text())
+    assert again["validation"]["accuracy"] == pytest.approx(2 / 3)
+    assert again["test"] == result["test"]
+
+
+def test_data_without_an_out_of_scope_label(project):
+    table = pd.DataFrame({"text": list(QUERIES), "intent": ["transfer", "oos", "balance"]})
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), tables.Labels(LABELS.names, None))
+    result = measured(project)
+    assert json.loads(Path("calibrated/teacher/calibration.json").read_text())["threshold"] is None
+    assert result["test"]["accuracy_calibrated"] == result["test"]["accuracy"]
+    assert result["test"]["oos_recall_calibrated"] is None
+
+
+def test_the_calibrated_model_is_timed(project):
+    measured(project, benchmark={"warmup": 1, "rounds": 1, "runs_per_round": 1})
+    shutil.rmtree("models")
+    benchmark.main()
+    assert pd.read_csv("benchmark/latency.csv")["model"].tolist() == ["teacher"]
+
+
+def test_a_report_of_the_teacher_alone(project, capsys):
+    """Nothing distilled, nothing pruned; written from what measuring leaves."""
+    measured(project, benchmark={"warmup": 1, "rounds": 1, "runs_per_round": 1})
+    benchmark.main()
+    shutil.rmtree("models")
+    report.main()
+    definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]
+    declared = [next(iter(out)) for out in [*definition["metrics"], *definition["outs"]]]
+    assert set(files("metrics")) == {name.removeprefix("${report.folder}/") for name in declared}
+    assert "| **teacher** |" in capsys.readouterr().out
 
 
 def test_an_interrupted_stage_leaves_nothing_half_written(project, monkeypatch):

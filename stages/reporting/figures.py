@@ -10,10 +10,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from safetensors.numpy import load_file
+from sklearn.metrics import roc_curve
 
 from stages import model_folder
+from stages.compression import quantization
+from stages.measurement.calibration import reliability
+from stages.reporting.results import SIZES
+from stages.runtime import calibrated
 
-COLORS = [f"C{i}" for i in range(10)]
+COLORS = [plt.get_cmap("tab20")(i) for i in range(20)]
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
@@ -21,17 +26,24 @@ def _save(figure: plt.Figure, path: Path) -> None:
     plt.close(figure)
 
 
+def _titled(text: str) -> plt.Figure:
+    figure, axes = plt.subplots(figsize=(6, 1))
+    axes.set_title(text)
+    axes.axis("off")
+    return figure
+
+
 def accuracy_against_latency(results: pd.DataFrame, path: Path) -> None:
     """A bubble a model, its area the size on disk; the best is ringed."""
     figure, axes = plt.subplots(figsize=(9, 5.5))
     scale = 1500 / results["size_mb"].max()
     for i, (name, row) in enumerate(results.iterrows()):
-        x, y = row["latency_ms"], 100 * row["accuracy"]
+        x, y = row["latency_ms"], 100 * row["accuracy_calibrated"]
         axes.scatter(
             x,
             y,
             s=scale * row["size_mb"],
-            color=COLORS[i % 10],
+            color=COLORS[i % 20],
             alpha=0.6,
             label=f"{name} ({row['size_mb']:.1f} MB)",
         )
@@ -49,7 +61,7 @@ def accuracy_against_latency(results: pd.DataFrame, path: Path) -> None:
     axes.set_xlim(low, high)
     axes.margins(y=0.15)
     axes.set_xlabel("latency of one query, median, ms (log scale)")
-    axes.set_ylabel("test accuracy, %")
+    axes.set_ylabel("test accuracy, calibrated, %")
     axes.set_title("Accuracy against latency; area: size on disk")
     axes.grid(alpha=0.3)
     legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
@@ -60,10 +72,12 @@ def accuracy_against_latency(results: pd.DataFrame, path: Path) -> None:
 
 def training_curves(curves: pd.DataFrame, path: Path) -> None:
     """Training loss and validation accuracy by epoch, a line a model."""
+    if curves.empty:
+        return _save(_titled("No model of the table was trained"), path)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     for i, (name, rows) in enumerate(curves.groupby("model", sort=False)):
-        left.plot(rows["epoch"], rows["loss"], marker=".", color=COLORS[i % 10], label=name)
-        right.plot(rows["epoch"], 100 * rows["eval_accuracy"], marker=".", color=COLORS[i % 10], label=name)
+        left.plot(rows["epoch"], rows["loss"], marker=".", color=COLORS[i % 20], label=name)
+        right.plot(rows["epoch"], 100 * rows["eval_accuracy"], marker=".", color=COLORS[i % 20], label=name)
     left.set(
         xlabel="epoch", ylabel="training loss (each its own objective)", yscale="log", title="Training loss"
     )
@@ -75,30 +89,194 @@ def training_curves(curves: pd.DataFrame, path: Path) -> None:
     _save(figure, path)
 
 
-def encoder_weights(folder: Path) -> np.ndarray:
-    """All weights of the linear layers of the encoder's blocks, flat."""
-    tensors = load_file(folder / "model.safetensors")
-    return np.concatenate([t.ravel() for k, t in sorted(tensors.items()) if ".layer." in k and t.ndim == 2])
-
-
-def weight_histogram(rows: list[str], path: Path) -> None:
-    """The distribution of the encoder's weights in each torch fp32 model, a panel each."""
-    names = [name for name in rows if (model_folder.MODELS / name / "model.safetensors").exists()]
+def pruned_weights(names: list[str], path: Path) -> None:
+    """The weights left in the encoder of each model, torch fp32, a panel each."""
     figure, panels = plt.subplots(
         len(names), 1, figsize=(8, 1.9 * len(names)), sharex=True, squeeze=False, layout="constrained"
     )
-    weights = {name: encoder_weights(model_folder.MODELS / name) for name in names}
-    limit = max(
-        np.quantile(np.abs(values[:: len(values) // 100_000 + 1]), 0.999) for values in weights.values()
-    )
+    weights = {name: np.concatenate([w.ravel() for w in encoder_weights(name).values()]) for name in names}
+    limit = max(np.quantile(np.abs(w[w != 0][::100]), 0.999) for w in weights.values())
     bins = np.linspace(-limit, limit, 201)
     for i, (axes, (name, values)) in enumerate(zip(panels[:, 0], weights.items(), strict=True)):
         kept = values[values != 0]
-        axes.hist(kept, bins=bins, weights=np.full(len(kept), 100 / len(values)), color=COLORS[i % 10])
+        axes.hist(kept, bins=bins, weights=np.full(len(kept), 100 / len(kept)), color=f"C{i % 10}")
         axes.set_title(
             f"{name}: {100 * (1 - len(kept) / len(values)):.0f}% of the weights are zero", fontsize=10
         )
-        axes.set_ylabel("% of weights")
+        axes.set_ylabel("% of those left")
         axes.grid(alpha=0.3)
     panels[-1, 0].set_xlabel("value of an encoder weight (zeros left out)")
+    _save(figure, path)
+
+
+def encoder_weights(name: str) -> dict[str, np.ndarray]:
+    """The weight matrices of the encoder's blocks of a torch fp32 model, by short name, in layer order."""
+    tensors = load_file(model_folder.CALIBRATED / name / "model.safetensors")
+    found = {}
+    for key, tensor in tensors.items():
+        if tensor.ndim == 2 and ".layer." in key:
+            layer, _, matrix = key.split(".layer.")[1].removesuffix(".weight").partition(".")
+            found[f"{layer} {matrix}"] = tensor
+    order = ["q_lin", "query", "k_lin", "key", "v_lin", "value", "out_lin", "attention.output", "lin1"]
+    order += ["intermediate", "lin2", "output"]
+    return dict(
+        sorted(
+            found.items(),
+            key=lambda item: (int(item[0].split()[0]), next(i for i, o in enumerate(order) if o in item[0])),
+        )
+    )
+
+
+def sparsity_by_layer(profiles: dict[str, dict[str, float]], path: Path) -> None:
+    """The share of each encoder matrix that was removed, a row a model; `profiles` are as in recipes."""
+    if not profiles:
+        return _save(_titled("No model of the table is pruned"), path)
+    shares = pd.DataFrame(profiles).T.drop(columns="overall")
+    overall = [profile["overall"] for profile in profiles.values()]
+    figure, axes = plt.subplots(figsize=(10, 1.5 + 0.3 * len(profiles)), layout="constrained")
+    image = axes.imshow(100 * shares.to_numpy(dtype=float), vmin=0, vmax=100, cmap="viridis", aspect="auto")
+    matrices = [c.split("layer.")[1].replace("attention.", "").replace("ffn.", "") for c in shares.columns]
+    axes.set_xticks(range(len(matrices)), matrices, rotation=60, ha="right")
+    axes.set_yticks(
+        range(len(profiles)), [f"{n} ({100 * o:.0f}%)" for n, o in zip(profiles, overall, strict=True)]
+    )
+    axes.set(xlabel="layer and matrix", title="Share of each encoder matrix that was removed")
+    figure.colorbar(image, label="removed, %")
+    _save(figure, path)
+
+
+def accuracy_against_sparsity(points: pd.DataFrame, dense: float, path: Path) -> None:
+    """Validation accuracy by share of weights removed, a line a method; bars from least to most of the seeds.
+
+    `dense` is the accuracy of what was pruned.
+    """
+    figure, axes = plt.subplots(figsize=(7.5, 4.8))
+    for i, (method, rows) in enumerate(points.groupby("method", sort=False)):
+        by = rows.assign(level=rows["sparsity"].round(2)).groupby("level")["validation_accuracy"]
+        middle = 100 * by.mean()
+        spread = [middle - 100 * by.min(), 100 * by.max() - middle]
+        axes.errorbar(
+            100 * middle.index, middle, yerr=spread, marker="o", capsize=4, color=f"C{i}", label=method
+        )
+    axes.axhline(100 * dense, color="black", linestyle=":", label="not pruned")
+    axes.set(
+        xlabel="encoder weights removed, %",
+        ylabel="validation accuracy, %",
+        title="Accuracy against sparsity (plain, before calibration)",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def calibration_curves(names: list[str], shown: list[str], labels: np.ndarray, path: Path) -> None:
+    """Left, reliability of the models `shown`, plain and tempered; right, the out-of-scope curves of `names`.
+
+    `labels` are those of the test split, shape (queries,).
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5))
+    left.plot([0, 100], [0, 100], color="black", linestyle=":", label="perfect")
+    for i, name in enumerate(names):
+        logits = np.load(Path("logits/test") / f"{name}.npy")
+        fitted = calibrated.read(model_folder.CALIBRATED / name)
+        if name in shown:
+            for applied, style, what in ((calibrated.NONE, "--", "plain"), (fitted, "-", "tempered")):
+                bins = pd.DataFrame(reliability(applied.probabilities(logits), labels))
+                left.plot(
+                    100 * bins["confidence"],
+                    100 * bins["accuracy"],
+                    style,
+                    marker=".",
+                    color=f"C{shown.index(name)}",
+                    label=f"{name}, {what}",
+                )
+        if fitted.threshold is not None:
+            scores = fitted.threshold.scores(logits / fitted.temperature)
+            outside = labels == fitted.threshold.out_of_scope
+            false_positives, recall, _ = roc_curve(outside, -scores)
+            right.plot(100 * false_positives, 100 * recall, color=COLORS[i % 20], label=name, linewidth=1.2)
+            refused = 100 * (scores < fitted.threshold.value)
+            right.plot(refused[~outside].mean(), refused[outside].mean(), "o", color=COLORS[i % 20])
+    left.set(
+        xlabel="confidence, %", ylabel="test accuracy, %", title="Reliability: accuracy by top probability"
+    )
+    right.set(
+        xlabel="queries in scope that are refused, % (log scale)",
+        ylabel="queries out of scope that are recognised, %",
+        title="Out of scope, by threshold (dot: chosen on validation)",
+    )
+    right.set_xscale("log")
+    right.set_xlim(0.1, 100)
+    right.xaxis.set_major_formatter("{x:g}")
+    left.legend(frameon=False)
+    if right.lines:
+        right.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def size_breakdown(results: pd.DataFrame, path: Path) -> None:
+    """Where the bytes are, a stacked bar a model."""
+    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.36 * len(results)))
+    left = np.zeros(len(results))
+    for part in SIZES:
+        axes.barh(results.index, results[part], left=left, label=part.removesuffix("_mb"))
+        left += results[part].to_numpy()
+    for y, total in enumerate(left):
+        axes.text(total, y, f" {total:.1f}", va="center", fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.08)
+    axes.set(xlabel="MB of 2^20 bytes", title="Size of what is deployed")
+    axes.legend(frameon=False, loc="lower right")
+    _save(figure, path)
+
+
+def quantization_error(name: str, reduce_range: bool, path: Path) -> None:
+    """Left, weights of the narrowest channel of a matrix and the int8 grids; right, the error in each matrix.
+
+    Both of the encoder of a torch fp32 model, with a scale for each matrix and for each channel.
+    """
+    weights = encoder_weights(name)
+    bits = 7 if reduce_range else 8
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.8), gridspec_kw={"width_ratios": [1, 1.3]})
+    errors: dict[str, list[float]] = {}
+    for axis, label in ((None, "a scale for each matrix"), (0, "a scale for each channel")):
+        errors[label] = []
+        for weight in weights.values():
+            scale, zero = quantization.scale_and_zero_point(weight, reduce_range=reduce_range, axis=axis)
+            rounded = quantization.dequantize(quantization.quantize(weight, scale, zero), scale, zero)
+            errors[label].append(100 * np.sqrt(((weight - rounded) ** 2).mean() / (weight**2).mean()))
+    x = np.arange(len(weights))
+    for i, (label, shares) in enumerate(errors.items()):
+        right.bar(x + 0.4 * i - 0.2, shares, width=0.4, label=label)
+    right.set_xticks(
+        x, [w.replace("attention.", "").replace("ffn.", "") for w in weights], rotation=60, ha="right"
+    )
+    right.set(
+        ylabel="root mean square error, % of the weights'", title=f"Error of {bits}-bit weights, by matrix"
+    )
+    right.legend(frameon=False)
+    right.grid(alpha=0.3, axis="y")
+
+    matrix, weight = max(weights.items(), key=lambda item: np.abs(item[1]).max() / item[1].std())
+    channel = weight[np.abs(weight).max(axis=1).argmin()]
+    limit = np.abs(channel).max()
+    left.hist(channel, bins=60, color="lightgray", label="weights")
+    for values, color, height, label in ((weight, "C0", 1.0, "matrix"), (channel, "C1", 0.5, "channel")):
+        scale, _ = quantization.scale_and_zero_point(values, reduce_range=reduce_range)
+        grid = np.arange(-np.floor(limit / scale), np.floor(limit / scale) + 1) * scale
+        left.vlines(
+            grid,
+            0,
+            height * left.get_ylim()[1] * 0.25,
+            color=color,
+            linewidth=0.8,
+            label=f"{len(grid)} levels, a scale for the {label}",
+        )
+    left.set(
+        xlabel="value of a weight", ylabel="weights", title=f"One channel of {matrix}, and the int8 grid"
+    )
+    left.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
     _save(figure, path)

@@ -1,45 +1,63 @@
 import json
 
-import numpy as np
 import pandas as pd
 import pytest
-from safetensors.numpy import save_file
 
-from stages.reporting import figures, results
+from stages import model_folder
+from stages.reporting import results
+from stages.runtime import calibrated
+from stages.runtime.calibrated import Calibration, Threshold
 
-ROWS = ["teacher", "small", "smaller"]
+# By name: parent, technique, validation and test accuracy, milliseconds. `exported` is no row.
+MODELS = {
+    "teacher": ("hub", "fine-tuning", 0.90, 0.80, 10.0),
+    "small": ("teacher", "distillation", 0.895, 0.81, 2.0),
+    "smaller": ("exported", "pruning", 0.80, 0.82, 1.0),
+}
+ROWS = list(MODELS)
+PARENTS = {"small": "teacher", "exported": "small", "smaller": "exported"}
 MACHINE = {"cpu": "a CPU", "cores": 2, "threads": 1, "int8_instructions": ["avx2"]}
+
+
+def accuracies(plain):
+    return {
+        "accuracy": plain,
+        "accuracy_in_scope": plain + 0.05,
+        "oos_recall": None,
+        "calibration_error": 0.125,
+        "accuracy_calibrated": plain + 0.01,
+        "accuracy_in_scope_calibrated": plain + 0.02,
+        "oos_recall_calibrated": 0.5,
+        "calibration_error_calibrated": 0.0625,
+    }
 
 
 @pytest.fixture
 def outputs(tmp_path, monkeypatch):
-    """models/, evaluations/ and benchmark/ of three models, numbers made up."""
+    """calibrated/, evaluations/ and benchmark/ of three models, numbers made up."""
     monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(0)
-    measured = {"teacher": (0.90, 0.80, 10.0), "small": (0.895, 0.81, 2.0), "smaller": (0.80, 0.82, 1.0)}
     (tmp_path / "evaluations").mkdir()
     lines = ["model,latency_mean_ms,latency_std_ms,latency_p50_ms,latency_p95_ms,latency_p99_ms,speedup"]
-    for name, (validation, test, ms) in measured.items():
-        folder = tmp_path / "models" / name
+    for name, (parent, technique, validation, test, ms) in MODELS.items():
+        folder = tmp_path / "calibrated" / name
         folder.mkdir(parents=True)
         history = [
             {"epoch": i, "loss": 2.0 / i, "eval_accuracy": 0.3 * i, "eval_loss": 1.0} for i in (1, 2, 3)
         ]
-        recipe = {"parent": "teacher", "technique": "distillation", "parameters": {}, "history": history}
-        (folder / "recipe.json").write_text(json.dumps(recipe))
-        weights = rng.normal(0, 0.05, (16, 16)).astype(np.float32)
-        if name == "smaller":
-            weights[:, :8] = 0
-        save_file(
-            {"distilbert.transformer.layer.0.ffn.lin1.weight": weights, "classifier.weight": weights + 9},
-            folder / "model.safetensors",
-        )
-        accuracies = {"accuracy": test, "accuracy_in_scope": test + 0.05, "oos_recall": None}
+        measured = {"sparsity": {"overall": 0.6, "layer.0.lin": 0.7}} if technique == "pruning" else {}
+        parameters = {"method": "movement-hard", "seed": 3} if technique == "pruning" else {}
+        model_folder.write_recipe(folder, parent, technique, parameters, history=history, **measured)
+        threshold = None if name == "teacher" else Threshold(1, "energy", 0.5)
+        calibrated.write(folder, Calibration(1.25, threshold))
+        detected = {} if threshold is None else {"auroc": 0.99, "fpr_at_95_recall": 0.03}
         evaluation = {
-            "size_mb": ms * 8,
-            "validation": {**accuracies, "accuracy": validation},
-            "test": accuracies,
-        }
+            "sizes": {
+                "size_mb": ms * 8, "embeddings_mb": ms, "encoder_mb": 5 * ms, "head_mb": 0.5 * ms,
+                "tokenizer_mb": 1.5 * ms,
+            },
+            "validation": accuracies(validation),
+            "test": {**accuracies(test), **detected},
+        }  # fmt: skip
         (tmp_path / "evaluations" / f"{name}.json").write_text(json.dumps(evaluation))
         lines.append(f"{name},{ms + 0.1},0.2,{ms},{ms + 1},{ms + 2},{10 / ms}")
     (tmp_path / "benchmark").mkdir()
@@ -47,33 +65,84 @@ def outputs(tmp_path, monkeypatch):
     return tmp_path
 
 
+def collect(tolerance=0.01, rows=ROWS):
+    return results.collect(rows, PARENTS, tolerance)
+
+
 def test_best_is_the_fastest_within_tolerance_on_validation(outputs):
-    assert results.collect(ROWS, 0.01)["best"].tolist() == [False, True, False]
-    assert results.collect(ROWS, 0.0)["best"].tolist() == [True, False, False]
-    assert results.collect(ROWS, 0.2)["best"].tolist() == [False, False, True]
+    assert collect(0.01)["best"].tolist() == [False, True, False]
+    assert collect(0.0)["best"].tolist() == [True, False, False]
+    assert collect(0.2)["best"].tolist() == [False, False, True]
 
 
 def test_between_models_as_fast_the_more_accurate_is_best(outputs):
     path = outputs / "benchmark" / "latency.csv"
     path.write_text(path.read_text().replace("5.0\n", "9.5\n"))  # small's speed-up, to smaller's 10
-    assert results.collect(ROWS, 0.2)["best"].tolist() == [False, True, False]
+    assert collect(0.2)["best"].tolist() == [False, True, False]
+
+
+def test_lineage_and_what_was_lost(outputs):
+    table = collect()
+    assert table["parent"].tolist() == ["hub", "teacher", "exported"]
+    assert table["ancestor"].tolist()[1:] == ["teacher", "small"]
+    assert pd.isna(table["ancestor"]["teacher"])
+    assert table["lost"].tolist() == pytest.approx([float("nan"), 0.005, 0.095], nan_ok=True)
+    without = collect(rows=["teacher", "smaller"])
+    assert (without["ancestor"]["smaller"], without["lost"]["smaller"]) == ("teacher", pytest.approx(0.1))
+    alone = collect(rows=["teacher"])
+    assert alone["best"].tolist() == [True]
+    assert "lost" not in results.markdown(alone, MACHINE)
+
+
+def test_columns(outputs):
+    row = collect().loc["smaller"]
+    assert row["validation_accuracy"] == 0.80 and row["validation_accuracy_calibrated"] == 0.81
+    assert row["accuracy"] == 0.82 and row["accuracy_calibrated"] == 0.83
+    assert row["size_mb"] == 8 and row["encoder_mb"] == 5
+    assert row["sparsity"] == 0.6
+    assert row["latency_ms"] == row["latency_p50_ms"] == 1.0
 
 
 def test_summary(outputs):
-    summary = results.summary(results.collect(ROWS, 0.01))
+    summary = results.summary(collect())
     assert summary["small"] == {
-        "accuracy": 0.81, "accuracy_in_scope": 0.86, "oos_recall": None, "size_mb": 16.0,
+        "accuracy": 0.81, "accuracy_in_scope": 0.86, "oos_recall": None, "accuracy_calibrated": 0.82,
+        "accuracy_in_scope_calibrated": 0.83, "oos_recall_calibrated": 0.5, "size_mb": 16.0,
         "latency_ms": 2.0, "speedup": 5.0,
     }  # fmt: skip
     assert json.loads(json.dumps(summary)) == summary
 
 
+def is_table(lines):
+    return len({line.count("|") for line in lines}) == 1 and lines[1].replace("|", "").strip("-:") == ""
+
+
 def test_markdown(outputs):
-    text = results.markdown(results.collect(ROWS, 0.01), MACHINE)
+    text = results.markdown(collect(), MACHINE)
     lines = text.splitlines()
-    assert lines[3] == "| **small** | 81.0% | 86.0% | – | 16.0 | 2.00 (4.00) | ×5.0 |"
-    assert len({line.count("|") for line in lines[:5]}) == 1
+    assert is_table(lines[:5])
+    assert lines[3] == "| **small** | 81.0% | 82.0% | 83.0% | 50.0% | 16.0 | 2.00 (4.00) | ×5.0 |"
+    assert lines[2].startswith("| teacher | 80.0% |")
     assert "a CPU; int8 instructions: avx2" in text
+    assert [line for line in lines if "lost" in line] == [
+        "**smaller lost 9.5 points on validation against small.**"
+    ]
+
+
+def test_calibration_markdown(outputs):
+    lines = results.calibration_markdown(collect()).splitlines()
+    assert is_table(lines[:5])
+    assert lines[2] == "| teacher | – | 1.25 | 12.5% | 6.2% | – | – |"
+    assert lines[3] == "| **small** | energy | 1.25 | 12.5% | 6.2% | 99.0% | 3.0% |"
+    # Where there is no out-of-scope label, no model has a threshold.
+    assert results.calibration_markdown(collect(rows=["teacher"])).splitlines()[2].endswith("| – | – |")
+
+
+def test_sizes_markdown(outputs):
+    lines = results.sizes_markdown(collect()).splitlines()
+    assert is_table(lines[:5])
+    assert lines[3] == "| **small** | 2.00 | 10.00 | 1.00 | 3.00 | 16.00 | – |"
+    assert lines[4] == "| smaller | 1.00 | 5.00 | 0.50 | 1.50 | 8.00 | 60.0% |"
 
 
 def test_training_curves(outputs):
@@ -81,31 +150,17 @@ def test_training_curves(outputs):
     assert len(curves) == 9
     assert curves.columns.tolist() == ["model", "epoch", "loss", "eval_loss", "eval_accuracy", "sparsity"]
     assert curves["eval_accuracy"].tolist() == pytest.approx([0.3, 0.6, 0.9] * 3)
+    (outputs / "calibrated" / "teacher" / "recipe.json").write_text("{}")
+    assert results.training_curves(["teacher"]).empty
 
 
-def test_encoder_weights_leave_out_the_head(outputs):
-    weights = figures.encoder_weights(outputs / "models" / "smaller")
-    assert weights.shape == (256,)
-    assert (weights == 0).mean() == 0.5
-    assert np.abs(weights).max() < 1
-
-
-def test_pictures_are_drawn(outputs):
-    figures.accuracy_against_latency(results.collect(ROWS, 0.01), outputs / "a")
-    figures.training_curves(results.training_curves(ROWS), outputs / "b")
-    figures.weight_histogram(ROWS, outputs / "c")
-    for name in "abc":
-        assert (outputs / name).read_bytes().startswith(b"\x89PNG")
-
-
-def test_same_numbers_same_picture(outputs):
-    for name in ("a", "b"):
-        figures.accuracy_against_latency(results.collect(ROWS, 0.01), outputs / name)
-    assert (outputs / "a").read_bytes() == (outputs / "b").read_bytes()
-
-
-def test_no_history_is_an_empty_table(outputs):
-    (outputs / "models" / "bare").mkdir()
-    (outputs / "models" / "bare" / "recipe.json").write_text("{}")
-    assert isinstance(results.training_curves(["bare"]), pd.DataFrame)
-    assert results.training_curves(["bare"]).empty
+def test_pruning(outputs):
+    points = results.pruning(ROWS)
+    assert points.to_dict("records") == [
+        {
+            "model": "smaller", "method": "movement-hard", "sparsity": 0.6, "seed": 3,
+            "validation_accuracy": 0.80, "test_accuracy": 0.82, "test_accuracy_calibrated": 0.83,
+        }
+    ]  # fmt: skip
+    assert results.pruning(["teacher"]).empty
+    assert results.pruning(["teacher"]).columns.tolist() == points.columns.tolist()

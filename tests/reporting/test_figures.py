@@ -1,0 +1,216 @@
+import struct
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.numpy import save_file
+
+from stages.reporting import figures
+from stages.runtime import calibrated
+from stages.runtime.calibrated import Calibration, Threshold
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+ROWS = ["teacher", "small", "smaller"]
+MATRICES = [
+    "attention.q_lin",
+    "attention.k_lin",
+    "attention.v_lin",
+    "attention.out_lin",
+    "ffn.lin1",
+    "ffn.lin2",
+]
+BERT = [
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+]
+LABELS = np.array([0, 1, 2, 3] * 50)
+RESULTS = pd.DataFrame(
+    {
+        "accuracy_calibrated": [0.9, 0.85, 0.8],
+        "size_mb": [80.0, 20.0, 1.5],
+        "latency_ms": [10.0, 2.0, 0.3],
+        "best": [False, True, False],
+        "embeddings_mb": [40.0, 8.0, 0.5],
+        "encoder_mb": [35.0, 10.0, 0.6],
+        "head_mb": [1.0, 1.0, 0.1],
+        "tokenizer_mb": [4.0, 1.0, 0.3],
+    },
+    index=pd.Index(ROWS, name="model"),
+)
+
+
+@pytest.fixture(autouse=True)
+def outputs(tmp_path, monkeypatch):
+    """calibrated/ and logits/test/ of a BERT and two DistilBERTs, `smaller` half zeros."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    (tmp_path / "logits" / "test").mkdir(parents=True)
+    for name in ROWS:
+        folder = tmp_path / "calibrated" / name
+        folder.mkdir(parents=True)
+        prefix = "bert.encoder.layer" if name == "teacher" else "distilbert.transformer.layer"
+        weights = {
+            f"{prefix}.{layer}.{matrix}.weight": rng.normal(0, 0.05, (8, 16)).astype(np.float32)
+            for layer in range(11)
+            for matrix in (BERT if name == "teacher" else MATRICES)
+        }
+        for weight in weights.values():
+            weight[:, ::2] *= name != "smaller"
+        others = {
+            "classifier.weight": np.full((4, 16), 9.0, np.float32),
+            f"{prefix}.0.output_layer_norm.weight": np.full(16, 9.0, np.float32),
+            f"{prefix.split('.')[0]}.embeddings.word_embeddings.weight": np.full((9, 16), 9.0, np.float32),
+        }
+        save_file(weights | others, folder / "model.safetensors")
+        threshold = None if name == "small" else Threshold(3, "margin", 0.2)
+        calibrated.write(folder, Calibration(1.5, threshold))
+        logits = rng.normal(0, 1, (200, 4)) + 3 * np.eye(4)[LABELS]
+        np.save(tmp_path / "logits" / "test" / f"{name}.npy", logits.astype(np.float32))
+    return tmp_path
+
+
+def curves():
+    epochs = [
+        {"model": name, "epoch": epoch, "loss": 2 / epoch, "eval_accuracy": 0.2 * epoch}
+        for name in ROWS
+        for epoch in (1, 2, 3)
+    ]
+    return pd.DataFrame(epochs)
+
+
+def profiles():
+    zeros = {f"transformer.layer.0.{matrix}": 0.1 * i for i, matrix in enumerate(MATRICES)}
+    return {name: {"overall": 0.25, **zeros} for name in ("small", "smaller")}
+
+
+def points():
+    return pd.DataFrame(
+        [
+            (method, sparsity + jitter, seed, 0.9 - sparsity / 3 + 0.01 * seed)
+            for method in ("movement-soft", "magnitude-gradual")
+            for sparsity in (0.3, 0.6, 0.9)
+            for seed, jitter in ((0, 0.0), (1, 0.001), (2, -0.002))
+        ],
+        columns=["method", "sparsity", "seed", "validation_accuracy"],
+    )
+
+
+PICTURES = {
+    "accuracy against latency": lambda path: figures.accuracy_against_latency(RESULTS, path),
+    "training curves": lambda path: figures.training_curves(curves(), path),
+    "pruned weights": lambda path: figures.pruned_weights(["small", "smaller"], path),
+    "sparsity by layer": lambda path: figures.sparsity_by_layer(profiles(), path),
+    "accuracy against sparsity": lambda path: figures.accuracy_against_sparsity(points(), 0.9, path),
+    "calibration curves": lambda path: figures.calibration_curves(ROWS, ["teacher", "small"], LABELS, path),
+    "size breakdown": lambda path: figures.size_breakdown(RESULTS, path),
+    "quantization error": lambda path: figures.quantization_error("small", True, path),
+    "one model": lambda path: figures.accuracy_against_latency(RESULTS[1:2], path),
+    "nothing pruned": lambda path: figures.pruned_weights(["teacher"], path),
+    "full range, BERT": lambda path: figures.quantization_error("teacher", False, path),
+}
+EMPTY = {
+    "no sparsity": lambda path: figures.sparsity_by_layer({}, path),
+    "no pruned points": lambda path: figures.accuracy_against_sparsity(points()[:0], 0.9, path),
+    "no training": lambda path: figures.training_curves(curves()[:0], path),
+    "no thresholds": lambda path: figures.calibration_curves(["small"], ["small"], LABELS, path),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_is_drawn(name, outputs):
+    PICTURES[name](outputs / ".picture.png.1.part")
+    data = (outputs / ".picture.png.1.part").read_bytes()
+    assert data.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", data[16:24])
+    assert 500 < width < 2500 and 150 < height < 1500
+    assert 5_000 < len(data) < 500_000
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_is_drawn_of_nothing(name, outputs):
+    """In a project without pruned rows, training or out-of-scope queries."""
+    EMPTY[name](outputs / "picture")
+    assert (outputs / "picture").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved from now on."""
+    kept = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
+    yield kept
+    for figure in kept:
+        figures.plt.close(figure)
+
+
+def test_same_numbers_same_picture(outputs):
+    for name in ("a", "b"):
+        figures.accuracy_against_latency(RESULTS, outputs / name)
+    assert (outputs / "a").read_bytes() == (outputs / "b").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "matrices"), [("teacher", BERT), ("small", MATRICES), ("smaller", MATRICES)]
+)
+def test_encoder_weights_in_layer_order(name, matrices):
+    """Without embeddings, norms and head; layer 10 after layer 9."""
+    weights = figures.encoder_weights(name)
+    assert list(weights) == [f"{layer} {matrix}" for layer in range(11) for matrix in matrices]
+    values = np.stack(list(weights.values()))
+    assert np.abs(values).max() < 1
+    assert (values == 0).mean() == (0.5 if name == "smaller" else 0)
+
+
+def test_only_weights_left_are_in_the_histogram(drawn, outputs):
+    figures.pruned_weights(["small", "smaller"], outputs / "a")
+    panels = drawn[0].axes
+    assert [panel.get_title() for panel in panels] == [
+        "small: 0% of the weights are zero",
+        "smaller: 50% of the weights are zero",
+    ]
+    for panel in panels:  # in percent; beyond the axis, next to none
+        assert sum(bar.get_height() for bar in panel.patches) == pytest.approx(100, abs=5)
+
+
+def test_dots_are_what_the_thresholds_do(drawn, outputs):
+    """Each at the shares of test queries, in scope and out of it, that the calibrated model refuses."""
+    for name, value in (("teacher", 0.5), ("smaller", -2.0), ("small", 2.0)):  # the last two: none, and all
+        calibrated.write(outputs / "calibrated" / name, Calibration(1.5, Threshold(3, "margin", value)))
+    figures.calibration_curves(ROWS, ["teacher"], LABELS, outputs / "a")
+    right = drawn[0].axes[1]
+    dots = [line for line in right.lines if line.get_marker() == "o"]
+    for name, dot in zip(ROWS, dots, strict=True):
+        logits = np.load(outputs / "logits" / "test" / f"{name}.npy")
+        refused = calibrated.read(outputs / "calibrated" / name).predict(logits) == 3
+        expected = [100 * refused[LABELS != 3].mean(), 100 * refused[LABELS == 3].mean()]
+        assert [dot.get_xdata()[0], dot.get_ydata()[0]] == pytest.approx(expected)
+
+
+def test_sparsity_is_in_percent(drawn, outputs):
+    figures.sparsity_by_layer(profiles(), outputs / "a")
+    axes = drawn[0].axes[0]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0, 10, 20, 30, 40, 50]] * 2)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["small (25%)", "smaller (25%)"]
+    assert [label.get_text() for label in axes.get_xticklabels()][3:5] == ["0.out_lin", "0.lin1"]
+
+
+def test_seeds_are_averaged(drawn, outputs):
+    figures.accuracy_against_sparsity(points(), 0.95, outputs / "a")
+    containers = drawn[0].axes[0].containers
+    assert [c.get_label() for c in containers] == ["movement-soft", "magnitude-gradual"]
+    for line, _, (bars,) in containers:
+        assert line.get_xdata().tolist() == pytest.approx([30, 60, 90])
+        assert line.get_ydata().tolist() == pytest.approx([81, 71, 61])
+        ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+        assert ends == [pytest.approx([y - 1, y + 1]) for y in (81, 71, 61)]
+
+
+def test_bars_add_up_to_the_size(drawn, outputs):
+    figures.size_breakdown(RESULTS, outputs / "a")
+    widths = [[bar.get_width() for bar in container] for container in drawn[0].axes[0].containers]
+    assert np.sum(widths, axis=0) == pytest.approx(RESULTS["size_mb"].to_numpy())
