@@ -15,7 +15,7 @@ def main(name: str):
 
     parent = model_folder.MODELS / variant.parent
     with model_folder.derived(name, parent, "sparse storage", variant.model_dump()) as (scratch, measured):
-        measured.update(sparse_storage.pack(parent, scratch))
+        measured["bytes"] = sparse_storage.pack(parent, scratch)
         measured["scales_by_batch"] = model_folder.scales_by_batch(parent)
 
 

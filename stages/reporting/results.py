@@ -146,7 +146,24 @@ def sizes_markdown(results: pd.DataFrame) -> str:
     for name, row in results.iterrows():
         parts = " | ".join(f"{row[part]:.2f}" for part in [*SIZES, "size_mb"])
         lines.append(f"| {_shown(name, row)} | {parts} | {_percent(row['sparsity'])} |")
-    return "\n".join([*lines, "", "MB of 2^20 bytes.", ""])
+    lines += ["", "MB of 2^20 bytes.", ""]
+    packed = {str(name): recipe(str(name)).get("bytes") for name in results.index}
+    formats = {name: sizes for name, sizes in packed.items() if sizes}
+    if formats:
+        names = list(next(iter(formats.values())))
+        lines += [
+            "The file of weights of those that are packed, MB, in formats that give it back to the byte; "
+            "`packed`, a bitmask and deflate, is the one used:",
+            "",
+            f"| model | {' | '.join(names)} |",
+            "|---|" + "---:|" * len(names),
+            *(
+                f"| {name} | {' | '.join(f'{sizes[key] / 2**20:.2f}' for key in names)} |"
+                for name, sizes in formats.items()
+            ),
+            "",
+        ]
+    return "\n".join(lines)
 
 
 def _shown(name, row: pd.Series) -> str:

@@ -145,6 +145,16 @@ def test_sizes_markdown(outputs):
     assert lines[4] == "| smaller | 1.00 | 5.00 | 0.50 | 1.50 | 8.00 | 60.0% |"
 
 
+def test_formats_of_a_packed_model(outputs):
+    assert "packed" not in results.sizes_markdown(collect())
+    folder = outputs / "calibrated" / "smaller"
+    made = {"sparsity": {"overall": 0.6}, "bytes": {"dense": 3 * 2**20, "packed": 2**20}}
+    model_folder.write_recipe(folder, "exported", "sparse storage", {}, **made)
+    lines = results.sizes_markdown(collect()).splitlines()
+    assert is_table(lines[-3:])
+    assert lines[-3:] == ["| model | dense | packed |", "|---|---:|---:|", "| smaller | 3.00 | 1.00 |"]
+
+
 def test_training_curves(outputs):
     curves = results.training_curves(ROWS)
     assert len(curves) == 9
