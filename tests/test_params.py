@@ -10,7 +10,7 @@ from stages.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 REMOVED = object()
-MODELS = "teacher, fine-tuned, distilled, magnitude, movement, "
+MODELS = "teacher, fine-tuned, distilled, magnitude, soft-movement, "
 TOP = (
     "data, teacher, student, distill, prune, structured, qat, quantize, variants, calibrate, evaluate, "
     "benchmark, report, seed"
@@ -42,21 +42,21 @@ def test_the_repository_s_params():
     p = params.load(ROOT / "params.yaml")
     assert (p.data.source, p.student.layers, p.distill.temperature, p.seed) == ("sample", [0, 2, 5], 4.0, 0)
     assert isinstance(p.data, params.SampleData) and isinstance(p.student, params.TeacherLayers)
-    assert isinstance(p.variants.prune["movement"], params.SparsityVariant)
-    assert p.variants.parents["movement-ort-int8-packed"] == "movement-ort-int8"
+    assert isinstance(p.variants.prune["magnitude"], params.SparsityVariant)
+    assert p.variants.parents["soft-movement-ort-int8-packed"] == "soft-movement-ort-int8"
     assert p.variants.table[0] == "teacher"
     made = [name for stage in params.TECHNIQUES for name in getattr(p.variants, stage)]
     assert list(p.variants.parents) == made and len(made) > 20
 
 
 def test_the_sweep_is_not_in_the_table(load):
-    p = load({"variants.rows": {"distilled": "sweep", "movement": "table", "teacher": "table"}})
-    assert p.variants.table == ["movement", "teacher"]
+    p = load({"variants.rows": {"distilled": "sweep", "magnitude": "table", "teacher": "table"}})
+    assert p.variants.table == ["magnitude", "teacher"]
 
 
 def test_a_soft_movement_variant(load):
     made = {"parent": "distilled", "method": "movement-soft", "penalty": 50, "alpha": 0.1, "temperature": 4.0}
-    soft = load({"variants.prune.movement": made}).variants.prune["movement"]
+    soft = load({"variants.prune.magnitude": made}).variants.prune["magnitude"]
     assert isinstance(soft, params.PenaltyVariant)
     assert (soft.penalty, soft.seed) == (50.0, None)
 
@@ -149,13 +149,13 @@ def test_every_choice_of_conf(load, path):
         ("data.source", "web", "data.source is 'web': should be one of 'sample', 'clinc150', 'files'"),
         ("student.init", "x", "student.init is 'x': should be one of 'teacher-layers', 'hub'"),
         ("teacher.source", "x", "teacher.source is 'x': should be 'wheel' or 'hub'"),
-        ("variants.prune.movement.parent", "x", f"variants: there is no model 'x'; there are {MODELS}"),
+        ("variants.prune.magnitude.parent", "x", f"variants: there is no model 'x'; there are {MODELS}"),
         ("variants.rows.x", "table", f"variants: there is no model 'x'; there are {MODELS}"),
         ("variants.rows.distilled", "row", "variants.rows.distilled is 'row': should be 'table' or 'sweep'"),
         (
-            "variants.prune.movement.method",
+            "variants.prune.magnitude.method",
             "magnitude",
-            "variants.prune.movement.method is 'magnitude': should be one of 'magnitude-one-shot', "
+            "variants.prune.magnitude.method is 'magnitude': should be one of 'magnitude-one-shot', "
             "'magnitude-iterative', 'magnitude-gradual', 'movement-hard', 'movement-soft'",
         ),
         (
@@ -169,20 +169,24 @@ def test_every_choice_of_conf(load, path):
             "variants.quantize.distilled-ort-static.calibration is 'x': should be 'min-max', 'percentile' or",
         ),
         # of one technique's variants
-        ("variants.prune.movement.sparsity", 1.0, "variants.prune.movement.sparsity is 1.0: should be less"),
         (
-            "variants.prune.movement.penalty",
+            "variants.prune.magnitude.sparsity",
             1.0,
-            "variants.prune.movement: no parameter 'penalty' here; there are parent, alpha, temperature, "
+            "variants.prune.magnitude.sparsity is 1.0: should be less",
+        ),
+        (
+            "variants.prune.magnitude.penalty",
+            1.0,
+            "variants.prune.magnitude: no parameter 'penalty' here; there are parent, alpha, temperature, "
             "seed, method, sparsity",
         ),
         (
-            "variants.prune.movement.method",
+            "variants.prune.magnitude.method",
             "movement-soft",
-            "variants.prune.movement: no parameter 'sparsity' here; there are parent, alpha, temperature, "
+            "variants.prune.magnitude: no parameter 'sparsity' here; there are parent, alpha, temperature, "
             "seed, method, penalty",
         ),
-        ("variants.prune.movement", None, "variants.prune.movement is None: should be a valid dictionary"),
+        ("variants.prune.magnitude", None, "variants.prune.magnitude is None: should be a valid dictionary"),
         (
             "variants.structured.structured.heads",
             1,
@@ -198,8 +202,8 @@ def test_every_choice_of_conf(load, path):
         ("data.source", REMOVED, "data.source is missing"),
         ("student.layers", REMOVED, "student.layers is missing"),
         ("student.init", REMOVED, "student.init is missing"),
-        ("variants.prune.movement.sparsity", REMOVED, "variants.prune.movement.sparsity is missing"),
-        ("variants.prune.movement.method", REMOVED, "variants.prune.movement.method is missing"),
+        ("variants.prune.magnitude.sparsity", REMOVED, "variants.prune.magnitude.sparsity is missing"),
+        ("variants.prune.magnitude.method", REMOVED, "variants.prune.magnitude.method is missing"),
         ("variants.pack", REMOVED, "variants.pack is missing"),
         # the variants as a whole
         ("variants.rows.teacher", REMOVED, "variants: rows must have 'teacher: table', which the others are"),
@@ -263,6 +267,6 @@ def test_integers_and_short_exponents_are_numbers(load):
 
 def test_params_are_frozen(load):
     p = load({})
-    for section, key in ((p, "seed"), (p.distill, "alpha"), (p.variants.prune["movement"], "sparsity")):
+    for section, key in ((p, "seed"), (p.distill, "alpha"), (p.variants.prune["magnitude"], "sparsity")):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(section, key, 0)

@@ -95,7 +95,7 @@ def test_students_of_a_students_recipes(project):
         variants={
             "prune": {
                 "magnitude": {**kd, "method": "magnitude-one-shot", "sparsity": 0.5, "seed": 7},
-                "movement": {**kd, "method": "movement-soft", "penalty": 10.0},
+                "soft-movement": {**kd, "method": "movement-soft", "penalty": 10.0},
             },
             "structured": {"structured": {**kd, "heads": 0.25, "feed_forward": 0.75}},
         },
@@ -104,7 +104,7 @@ def test_students_of_a_students_recipes(project):
     stages = {
         "distilled": distill,
         "magnitude": prune,
-        "movement": prune,
+        "soft-movement": prune,
         "structured": structured,
         "qat": qat,
     }
@@ -114,8 +114,8 @@ def test_students_of_a_students_recipes(project):
     used = {name: recipe(name)["parameters"] for name in stages}
     assert (used["magnitude"]["sparsity"], used["magnitude"]["seed"]) == (0.5, 7)
     assert recipe("magnitude")["sparsity"]["overall"] == 0.5
-    assert (used["movement"]["penalty"], used["movement"]["seed"]) == (10.0, 0)
-    assert "sparsity" not in used["movement"]
+    assert (used["soft-movement"]["penalty"], used["movement"]["seed"]) == (10.0, 0)
+    assert "sparsity" not in used["soft-movement"]
     assert recipe("structured")["layer_shapes"] == [[3, 8]]
     assert logits_of("models/structured").shape == (3, 3)
     assert (used["qat"]["per_channel"], used["qat"]["reduce_range"]) == (True, True)

@@ -105,9 +105,13 @@ def markdown(results: pd.DataFrame, machine: dict) -> str:
         "the fastest within the tolerance of the teacher on validation.",
         "",
     ]
-    for name, row in results[results["lost"] > COLLAPSE].iterrows():
+    collapsed = [
+        f"{name} ({100 * row['lost']:.1f} less than {row['ancestor']})"
+        for name, row in results[results["lost"] > COLLAPSE].iterrows()
+    ]
+    if collapsed:
         lines += [
-            f"**{name} lost {100 * row['lost']:.1f} points on validation against {row['ancestor']}.**",
+            f"More than {100 * COLLAPSE:.0f} points of validation accuracy lost: {', '.join(collapsed)}.",
             "",
         ]
     return "\n".join(lines)

@@ -125,7 +125,7 @@ def test_markdown(outputs):
     assert lines[2].startswith("| teacher | 80.0% |")
     assert "a CPU; int8 instructions: avx2" in text
     assert [line for line in lines if "lost" in line] == [
-        "**smaller lost 9.5 points on validation against small.**"
+        "More than 2 points of validation accuracy lost: smaller (9.5 less than small)."
     ]
 
 
