@@ -114,7 +114,7 @@ def test_students_of_a_students_recipes(project):
     used = {name: recipe(name)["parameters"] for name in stages}
     assert (used["magnitude"]["sparsity"], used["magnitude"]["seed"]) == (0.5, 7)
     assert recipe("magnitude")["sparsity"]["overall"] == 0.5
-    assert (used["soft-movement"]["penalty"], used["movement"]["seed"]) == (10.0, 0)
+    assert (used["soft-movement"]["penalty"], used["soft-movement"]["seed"]) == (10.0, 0)
     assert "sparsity" not in used["soft-movement"]
     assert recipe("structured")["layer_shapes"] == [[3, 8]]
     assert logits_of("models/structured").shape == (3, 3)
