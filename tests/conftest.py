@@ -52,6 +52,63 @@ def tiny_distilbert(**options):
     )
 
 
+def random_rows(count=40):
+    """Training examples of 3 to 11 tokens, with one of 3 labels."""
+    import numpy as np
+    import torch
+
+    rng = np.random.default_rng(0)
+    return [
+        {"input_ids": torch.tensor(rng.integers(5, 60, rng.integers(3, 12))), "labels": int(rng.integers(3))}
+        for _ in range(count)
+    ]
+
+
+def shaken(model):
+    """`model` with biases and norms that are not those of a fresh one."""
+    import torch
+
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model
+
+
+def saved(model, path):
+    """The bytes of the model's state dict, by way of a file at `path`."""
+    from safetensors.torch import save_file
+
+    save_file(model.state_dict(), path)
+    return path.read_bytes()
+
+
+def stop_after(step):
+    """A callback: Ctrl-C at that step."""
+    from transformers import TrainerCallback
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    return Stop()
+
+
+def check_that_it_resumes(trainer, folder):
+    """`trainer(*callbacks)`, stopped at its 12th step and started again, ends as if it had not been."""
+    from stages.compression import training
+
+    whole = trainer()
+    history = training.fit(whole, "")
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(trainer(stop_after(12)), "")
+    resumed = trainer()
+    assert training.fit(resumed, "") == history
+    assert saved(resumed.model, folder / "w") == saved(whole.model, folder / "w")
+
+
 def word_tokenizer():
     """Words over the 60 ids of the tiny models, [CLS] and [SEP] around them."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors

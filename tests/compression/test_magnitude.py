@@ -1,7 +1,6 @@
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from conftest import check_that_it_resumes, random_rows
 from transformers import Trainer, TrainerCallback
 
 from stages import params
@@ -42,11 +41,6 @@ def test_gradual_is_cubic():
     assert scheduled("magnitude-gradual", 0.5, 0.8, 0.2, 0.8, rounds=4) == pytest.approx(0.8 * 7 / 8)
 
 
-def rows(count=40):
-    rng = np.random.default_rng(0)
-    return [{"input_ids": torch.tensor(rng.integers(5, 60, 6)), "labels": i % 3} for i in range(count)]
-
-
 def trainer(bert, schedule, *callbacks, every, epochs):
     """5 steps an epoch; all but an eighth pruned between a quarter and three quarters of the run."""
     torch.manual_seed(7)
@@ -56,8 +50,8 @@ def trainer(bert, schedule, *callbacks, every, epochs):
     return Trainer(
         student,
         training.arguments(hyper, "pruned", 0),
-        train_dataset=rows(),
-        eval_dataset=rows(8),
+        train_dataset=random_rows(),
+        eval_dataset=random_rows(8),
         data_collator=training.PadToLongest(0),
         callbacks=[pruning, *callbacks],
     )
@@ -108,19 +102,4 @@ def test_interrupted_run_resumes_to_the_same_bytes(bert, schedule, tmp_path, mon
     """From a checkpoint between two steps at which masks are drawn."""
     monkeypatch.chdir(tmp_path)
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 12:
-                raise KeyboardInterrupt
-
-    def weights(run):
-        save_file(run.model.state_dict(), tmp_path / "w")
-        return (tmp_path / "w").read_bytes()
-
-    whole = trainer(bert, schedule, every=4, epochs=4)
-    history = training.fit(whole, "")
-    with pytest.raises(KeyboardInterrupt):
-        training.fit(trainer(bert, schedule, Stop(), every=4, epochs=4), "")
-    resumed = trainer(bert, schedule, every=4, epochs=4)
-    assert training.fit(resumed, "") == history
-    assert weights(resumed) == weights(whole)
+    check_that_it_resumes(lambda *callbacks: trainer(bert, schedule, *callbacks, every=4, epochs=4), tmp_path)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from conftest import check_that_it_resumes, random_rows
 from torch import nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from stages import params
 from stages.compression import encoder, movement, training
@@ -81,18 +81,6 @@ def test_hard_masks_are_drawn_every_few_steps(bert):
     assert all(torch.equal(s.mask, ~mask) for s, mask in zip(pruning.masks, masks, strict=True))
 
 
-def rows(count=40, **columns):
-    rng = np.random.default_rng(0)
-    return [
-        {
-            "input_ids": torch.tensor(rng.integers(5, 60, rng.integers(3, 12))),
-            "labels": int(rng.integers(3)),
-            **{name: make(rng) for name, make in columns.items()},
-        }
-        for _ in range(count)
-    ]
-
-
 def hard_trainer(bert, *callbacks, epochs=3, every=4):
     """5 steps an epoch."""
     torch.manual_seed(7)
@@ -102,8 +90,8 @@ def hard_trainer(bert, *callbacks, epochs=3, every=4):
     return Trainer(
         student,
         training.arguments(hyper, "pruned", 0),
-        train_dataset=rows(),
-        eval_dataset=rows(8),
+        train_dataset=random_rows(),
+        eval_dataset=random_rows(8),
         data_collator=training.PadToLongest(0),
         callbacks=[pruning, *callbacks],
         optimizers=(movement.optimizer(student, 1e-3, 0.01, score_learning_rate=0.05), None),
@@ -119,9 +107,9 @@ def test_hard_movement_while_training(bert, tmp_path, monkeypatch):
     assert history[-1]["sparsity"] == 0.75
     assert history[0]["sparsity"] < history[1]["sparsity"] <= 0.75
     assert all(m.parametrizations.weight[0].scores.all() for m in encoder.linears(model).values())
-    masked = training.logits(model, rows())
+    masked = training.logits(model, random_rows())
     movement.detach(model)
-    assert np.array_equal(training.logits(model, rows()), masked)
+    assert np.array_equal(training.logits(model, random_rows()), masked)
     assert model.state_dict().keys() == student.state_dict().keys()
     for module in encoder.linears(model).values():
         assert type(module) is nn.Linear
@@ -145,23 +133,7 @@ def test_interrupted_run_resumes_to_the_same_bytes(bert, tmp_path, monkeypatch):
     """From a checkpoint between two steps at which masks are drawn."""
     monkeypatch.chdir(tmp_path)
 
-    class Stop(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step == 12:
-                raise KeyboardInterrupt
-
-    def weights(run):
-        save_file(run.model.state_dict(), tmp_path / "w")
-        return (tmp_path / "w").read_bytes()
-
-    whole = hard_trainer(bert)
-    history = training.fit(whole, "")
-    with pytest.raises(KeyboardInterrupt):
-        training.fit(hard_trainer(bert, Stop()), "")
-    assert (tmp_path / ".checkpoints" / "pruned" / "checkpoint-10").exists()
-    resumed = hard_trainer(bert)
-    assert training.fit(resumed, "") == history
-    assert weights(resumed) == weights(whole)
+    check_that_it_resumes(lambda *callbacks: hard_trainer(bert, *callbacks), tmp_path)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -219,6 +191,7 @@ def test_soft_masks_keep_the_best_half_percent(bert):
 
 def soft_trainer(bert, folder, size, accumulated, learning_rate):
     """24 queries, a step an epoch: τ and λ are 0 in the first, at their ends in the second."""
+    targets = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
     student = from_teacher_layers(bert, [0])
     for module in student.modules():
         if isinstance(module, nn.Dropout):
@@ -242,7 +215,9 @@ def soft_trainer(bert, folder, size, accumulated, learning_rate):
             dataloader_pin_memory=False,
             disable_tqdm=True,
         ),
-        train_dataset=rows(24, teacher_logits=lambda rng: rng.normal(size=3).astype(np.float32)),
+        train_dataset=[
+            {**row, "teacher_logits": logits} for row, logits in zip(random_rows(24), targets, strict=True)
+        ],
         data_collator=training.PadToLongest(0),
         callbacks=[pruning],
         penalty=pruning.penalty,

@@ -2,6 +2,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from conftest import random_rows, shaken
 from torch import nn
 from transformers import Trainer
 
@@ -63,20 +64,7 @@ def model(kind, bert):
     else:
         made = from_teacher_layers(bert, [0])
     encoder.freeze_embeddings(made, True)
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    return made
-
-
-def rows(count=40):
-    rng = np.random.default_rng(0)
-    return [
-        {"input_ids": torch.tensor(rng.integers(5, 60, rng.integers(3, 12))), "labels": int(rng.integers(3))}
-        for _ in range(count)
-    ]
+    return shaken(made)
 
 
 def train(made, *callbacks):
@@ -85,8 +73,8 @@ def train(made, *callbacks):
     run = Trainer(
         made,
         training.arguments(hyper, "qat", 0),
-        train_dataset=rows(),
-        eval_dataset=rows(8),
+        train_dataset=random_rows(),
+        eval_dataset=random_rows(8),
         data_collator=training.PadToLongest(0),
         callbacks=list(callbacks),
     )
@@ -105,7 +93,7 @@ def test_plain_layers_on_the_grid_are_left(per_channel, reduce_range, bert):
     names = made.state_dict().keys()
     matrices, tables = weights(made, nn.Linear), weights(made, nn.Embedding)
     qat.prepare(made, per_channel, reduce_range)
-    prepared = training.logits(made, rows())
+    prepared = training.logits(made, random_rows())
     qat.convert(made)
     assert made.state_dict().keys() == names
     assert not any(m._forward_pre_hooks for m in made.modules())
@@ -121,12 +109,12 @@ def test_plain_layers_on_the_grid_are_left(per_channel, reduce_range, bert):
         mapping = scale_and_zero_point(table, symmetric=False)
         np.testing.assert_allclose(found[name], dequantize(quantize(table, *mapping), *mapping), rtol=1e-6)
     # Activations are not rounded any more.
-    assert np.abs(training.logits(made, rows()) - prepared).mean() > 1e-3
+    assert np.abs(training.logits(made, random_rows()) - prepared).mean() > 1e-3
 
 
 def alone(made):
     """Logits of each query by itself."""
-    return training.logits(made, rows(), batch_size=1)
+    return training.logits(made, random_rows(), batch_size=1)
 
 
 @pytest.mark.parametrize(("kind", "per_channel"), [("distilbert", True), ("bert", False)])
@@ -157,7 +145,7 @@ def test_onnx_runtime_computes_what_was_trained(kind, per_channel, bert, tmp_pat
         assert any(s.shape == weight.shape and np.abs(s - weight).max() < 1e-6 for s in stored)
 
     session = OnnxSession(tmp_path / "int8", threads=1)
-    ids = [row["input_ids"].numpy()[None] for row in rows()]
+    ids = [row["input_ids"].numpy()[None] for row in random_rows()]
     int8 = np.concatenate([session(query, np.ones_like(query)) for query in ids])
     unrounded = np.abs(alone(made) - int8).mean()
     assert unrounded > 0.01

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import word_tokenizer
+from conftest import random_rows, shaken, word_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Trainer
@@ -19,24 +19,11 @@ KEPT = [([0, 3], list(range(0, 32, 3))), ([2], [31]), ([0, 1, 3], list(range(5, 
 def model(kind, bert):
     """With biases and norms that are not those of a fresh model."""
     made = bert if kind == "bert" else from_teacher_layers(bert, [0, 2]).eval()
-    torch.manual_seed(3)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-    return made
-
-
-def rows(count=40):
-    rng = np.random.default_rng(0)
-    return [
-        {"input_ids": torch.tensor(rng.integers(5, 60, rng.integers(3, 12))), "labels": int(rng.integers(3))}
-        for _ in range(count)
-    ]
+    return shaken(made)
 
 
 def logits(made):
-    return training.logits(made, rows())
+    return training.logits(made, random_rows())
 
 
 def remove(made, kept):
@@ -141,8 +128,8 @@ def train(student, pruning, epochs):
     run = Trainer(
         student,
         training.arguments(hyper, "structured", 0),
-        train_dataset=rows(),
-        eval_dataset=rows(8),
+        train_dataset=random_rows(),
+        eval_dataset=random_rows(8),
         data_collator=training.PadToLongest(0),
         callbacks=[pruning],
         optimizers=(movement.optimizer(student, 1e-3, 0.01, score_learning_rate=0.05), None),

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save_file
+from conftest import random_rows, saved, stop_after
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Trainer, TrainerCallback
 
@@ -13,41 +13,17 @@ from stages.compression.student import from_teacher_layers
 HYPER = params.Training(epochs=3, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
 
 
-def rows(count=40):
-    rng = np.random.default_rng(1)
-    return [
-        {"input_ids": torch.tensor(rng.integers(5, 60, rng.integers(3, 12))), "labels": int(rng.integers(3))}
-        for _ in range(count)
-    ]
-
-
 def trainer(bert, *callbacks, seed=0):
     torch.manual_seed(7)
     return Trainer(
         from_teacher_layers(bert, [0]),
         training.arguments(HYPER, "student", seed),
-        train_dataset=rows(),
-        eval_dataset=rows(12),
+        train_dataset=random_rows(),
+        eval_dataset=random_rows(12),
         data_collator=training.PadToLongest(0),
         compute_metrics=training.accuracy,
         callbacks=list(callbacks),
     )
-
-
-def weights(run, path):
-    save_file(run.model.state_dict(), path)
-    return path.read_bytes()
-
-
-class StopAfter(TrainerCallback):
-    """Ctrl-C at a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
 
 
 class Steps(TrainerCallback):
@@ -94,7 +70,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(bert, tmp_path, monkeypatch
     for seed in (0, 0, 1):
         run = trainer(bert, seed=seed)
         history = training.fit(run, "a test")
-        results.append((weights(run, tmp_path / "w"), history))
+        results.append((saved(run.model, tmp_path / "w"), history))
     assert results[0] == results[1]
     assert results[0][0] != results[2][0]
     assert not (tmp_path / ".checkpoints" / "student").exists()
@@ -113,22 +89,22 @@ def test_interrupted_run_resumes_to_the_same_bytes(bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole = trainer(bert)
     history = training.fit(whole, "a test")
-    expected = weights(whole, tmp_path / "w")
+    expected = saved(whole.model, tmp_path / "w")
 
     with pytest.raises(KeyboardInterrupt):
-        training.fit(trainer(bert, StopAfter(12)), "a test")  # in the third of three epochs of five steps
+        training.fit(trainer(bert, stop_after(12)), "a test")  # in the third of three epochs of five steps
     assert list((tmp_path / ".checkpoints" / "student").glob("checkpoint-10"))
     steps = Steps()
     resumed = trainer(bert, steps)
     assert training.fit(resumed, "a test") == history
     assert steps.seen == [11, 12, 13, 14, 15]
-    assert weights(resumed, tmp_path / "w") == expected
+    assert saved(resumed.model, tmp_path / "w") == expected
 
 
 def test_half_written_checkpoint_is_passed_over(bert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        training.fit(trainer(bert, StopAfter(7)), "a test")
+        training.fit(trainer(bert, stop_after(7)), "a test")
     (tmp_path / ".checkpoints" / "student" / "checkpoint-7").mkdir()
     resumed = trainer(bert)
     training.fit(resumed, "a test")
@@ -139,18 +115,18 @@ def test_half_written_checkpoint_is_passed_over(bert, tmp_path, monkeypatch):
 def test_checkpoints_of_another_run_are_not_resumed(bert, tmp_path, monkeypatch, seed, identity):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        training.fit(trainer(bert, StopAfter(12), seed=0), "a test")
+        training.fit(trainer(bert, stop_after(12), seed=0), "a test")
     steps = Steps()
     other = trainer(bert, steps, seed=seed)
     training.fit(other, identity)
     assert steps.seen == list(range(1, 16))
     fresh = trainer(bert, seed=seed)
     training.fit(fresh, identity)
-    assert weights(other, tmp_path / "w") == weights(fresh, tmp_path / "w")
+    assert saved(other.model, tmp_path / "w") == saved(fresh.model, tmp_path / "w")
 
 
 def test_logits_do_not_depend_on_the_batch(bert):
-    together = training.logits(bert, rows(), batch_size=16)
-    alone = training.logits(bert, rows(), batch_size=1)
+    together = training.logits(bert, random_rows(), batch_size=16)
+    alone = training.logits(bert, random_rows(), batch_size=1)
     assert together.shape == (40, 3)
     np.testing.assert_allclose(together, alone, atol=1e-5)
