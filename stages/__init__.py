@@ -12,9 +12,11 @@
                        ├─ calibrate  calibrated/<name>   a model that knows what is out of scope
                        ├─ evaluate   evaluations/<name>.json   accuracy and size
                        │  benchmark  benchmark/      latency of all, side by side
+                       │  serve ──── metrics/        throughput under load, cores for a day's requests
                        └─ report ─── metrics/        tables and pictures
 
 Each stage of dvc.yaml is the module of that name here, a thin script over `intents` (queries
 and labels), `compression` (techniques: model folder in, model folder out), `runtime` (model
-folder to predictions), `measurement` and `reporting`. `predict` and `seeds` are commands beside them.
+folder to predictions), `measurement`, `serving` and `reporting`. `predict`, `service`, `bundle` and
+`seeds` are commands beside them.
 """

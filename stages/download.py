@@ -1,8 +1,8 @@
-"""Stage `download`: the queries of the chosen source as data/<split>.parquet and data/labels.json."""
+"""Stage `download`: the queries of the source as data/<split>.parquet, their labels, and domains.json."""
 
 from stages import params
 from stages.errors import UserError, command
-from stages.intents import clinc150, files, sample, tables
+from stages.intents import clinc150, domains, files, sample, tables
 
 
 @command
@@ -32,6 +32,7 @@ def main():
             "data.out_of_scope to its name, or to null if there is none"
         )
     tables.write("data", splits, tables.Labels(names or sorted(known), p.data.out_of_scope))
+    domains.write(domains.of(p.data))
     for split, table in splits.items():
         print(f"{split}: {len(table):,} queries, {table['intent'].nunique()} intents")
 

@@ -23,16 +23,16 @@ def main(name: str):
 
     folder = model_folder.CALIBRATED / name
     benchmark = PerformanceBenchmark(folder, threads=len(os.sched_getaffinity(0)))
-    test = tables.read("test")
+    splits = {split: tables.read(split) for split in ("validation", "test")}
     logits = {
         "validation": np.load(Path("logits/validation") / f"{name}.npy"),
-        "test": benchmark.logits(test, p.evaluate.batch_size),
+        "test": benchmark.logits(splits["test"], p.evaluate.batch_size),
     }
     fitted = calibrated.read(folder)
     out_of_scope = tables.read_labels().out_of_scope_id
     results = {
-        split: accuracy.measure(logits[split], tables.read(split)["label"].to_numpy(), out_of_scope, fitted)
-        for split in logits
+        split: accuracy.measure(logits[split], table["label"].to_numpy(), out_of_scope, fitted)
+        for split, table in splits.items()
     }
     with replacing(Path("logits/test") / f"{name}.npy") as scratch, scratch.open("wb") as file:
         np.save(file, logits["test"])

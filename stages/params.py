@@ -222,12 +222,56 @@ class Evaluate(Section):
     batch_size: Count
 
 
+class BertShape(Section):
+    """Of transformers' BertConfig."""
+
+    vocab_size: Count
+    hidden_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    intermediate_size: Count
+
+    @model_validator(mode="after")
+    def _whole_heads(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})"
+            )
+        return self
+
+
 class Benchmark(Section):
     query: Annotated[str, Field(min_length=1)]
     threads: Count
     warmup: Annotated[int, Field(ge=0)]
     rounds: Count
     runs_per_round: Count
+    batch_sizes: Annotated[list[Count], Field(min_length=1)]
+    batches_every: Count
+    starts: Count
+    reference: BertShape
+
+
+class Scenario(Section):
+    model: Name
+    length: Annotated[int, Field(ge=8, le=512)] | None = None
+    cached: bool = False
+
+
+class Serve(Section):
+    scenarios: Annotated[dict[Name, Scenario], Field(min_length=1)]
+    workers: Count | None
+    rounds: Count
+    seconds: Positive
+    loads: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+    cache: Count
+    hit_rate: Annotated[float, Field(gt=0, lt=1)]
+    requests_a_day: Positive
+    peak_to_mean: Annotated[float, Field(ge=1)]
+    p99_ms: Positive
+    requests: Count
+    clients: Count
 
 
 class Report(Section):
@@ -248,8 +292,18 @@ class Params(Section):
     calibrate: Calibrate
     evaluate: Evaluate
     benchmark: Benchmark
+    serve: Serve
     report: Report
     seed: Seed
+
+    @model_validator(mode="after")
+    def _scenarios_are_rows(self):
+        for name, scenario in self.serve.scenarios.items():
+            if scenario.model not in self.variants.rows:
+                raise ValueError(
+                    f"serve.scenarios.{name}.model is {scenario.model!r}, which is not among variants.rows"
+                )
+        return self
 
 
 def load(path: Path | str = "params.yaml") -> Params:

@@ -6,13 +6,13 @@ from pathlib import Path
 from stages import params
 from stages.atomic import replacing
 from stages.errors import command
-from stages.intents import tables
+from stages.intents import domains, tables
 
 
 @command
 def main():
     p = params.load()
-    from stages.reporting import figures, results
+    from stages.reporting import answers, figures, results
 
     variants = p.variants
     rows = variants.table
@@ -20,10 +20,22 @@ def main():
     curves = results.training_curves(rows)
     points = results.pruning(list(variants.rows))
     machine = json.loads(Path("benchmark/machine.json").read_text())
+    labels = tables.read("test")["label"].to_numpy()
+    intents = tables.read_labels().names
+    given = answers.given(rows)
+    ancestors = table["ancestor"].dropna().to_dict()
+    comparison = answers.compare(given, labels, ancestors)
+    by_domain = answers.by_domain(given["calibrated"], labels, intents, domains.read())
+    confusions = answers.confusions(given["calibrated"], labels, intents)
     texts = {
         "summary.json": json.dumps(results.summary(table), indent=2) + "\n",
         "results.csv": table.to_csv(float_format="%.4f"),
         "results.md": results.markdown(table, machine),
+        "accuracy.md": answers.comparison_markdown(comparison, ancestors),
+        "accuracy.csv": comparison.to_csv(index=False, float_format="%.4g"),
+        "domains.csv": by_domain.to_csv(float_format="%.4f"),
+        "confusions.csv": confusions.to_csv(index=False),
+        "latency.md": results.latency_markdown(rows, machine),
         "calibration.md": results.calibration_markdown(table),
         "sizes.md": results.sizes_markdown(table),
         "training.csv": curves.to_csv(index=False, float_format="%.4f"),
@@ -39,7 +51,6 @@ def main():
     dense = table["ancestor"][pruned[0]] if pruned else "teacher"
     profiles = {name: recipe["sparsity"] for name in rows if "sparsity" in (recipe := results.recipe(name))}
     profiles |= {name: results.recipe(name)["sparsity"] for name in points["model"]}
-    labels = tables.read("test")["label"].to_numpy()
     shown = ["teacher", *table.index[table["best"]]]
     pictures = {
         "accuracy_latency.png": lambda path: figures.accuracy_against_latency(table, path),

@@ -65,7 +65,7 @@ def test_stages_are_thin_and_apart(stage):
     assert not others & modules(f"stages/{stage}.py", ROOT)
 
 
-METHODS = ("model_dump", "model_copy")
+METHODS = ("model_dump", "model_copy", "items")
 PROPERTIES = {"variants.table": "variants.rows"}
 
 
@@ -142,4 +142,6 @@ def test_what_is_imported_is_installed():
             names = [node.module] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for top in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"stages"}:
-                assert {name.lower() for name in distributions[top]} & declared, f"{path} imports {top}"
+                assert {name.lower().replace("_", "-") for name in distributions[top]} & declared, (
+                    f"{path} imports {top}"
+                )

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import stages.download
-from stages.intents import clinc150, tables
+from stages.intents import clinc150, domains, tables
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = str(ROOT / "stages/intents/sample")
@@ -36,7 +36,7 @@ def download(tmp_path, monkeypatch):
 
 
 def fails(download, source, **changes):
-    """The line that the stage ends with; data/ is as it was."""
+    """The line that the stage ends with; what is written is as it was."""
     before = written()
     with pytest.raises(SystemExit) as caught:
         download(source, **changes)
@@ -48,7 +48,8 @@ def fails(download, source, **changes):
 
 
 def written():
-    return {path.name: path.read_bytes() for path in Path("data").glob("*")}
+    files = [*Path("data").glob("*"), *Path().glob("domains.json")]
+    return {path.name: path.read_bytes() for path in files}
 
 
 def write_csv(path, rows):
@@ -64,7 +65,8 @@ def write_folder(train, validation, test):
 def write_clinc(labels=("transfer", "oos", "balance")):
     Path("clinc.json").write_text(json.dumps(CLINC))
     checksum = clinc150.checksum(clinc150.read_json(Path("clinc.json")))
-    Path("known.json").write_text(json.dumps({"sha256": checksum, "labels": labels}))
+    known = {"sha256": checksum, "labels": labels, "domains": {"banking": ["transfer", "balance"]}}
+    Path("known.json").write_text(json.dumps(known))
 
 
 def test_sample(download, capsys):
@@ -74,6 +76,8 @@ def test_sample(download, capsys):
     assert labels.names == sorted(labels.names) and labels.out_of_scope == "oos"
     for table in splits.values():
         assert set(table["label"]) == set(range(len(labels.names)))
+    in_domains = [intent for intents in domains.read().values() for intent in intents]
+    assert sorted([*in_domains, "oos"]) == labels.names
     assert capsys.readouterr().out.splitlines() == [
         f"{split}: {len(table):,} queries, {len(labels.names)} intents" for split, table in splits.items()
     ]
@@ -94,6 +98,7 @@ def test_files(download, capsys):
         for text, label in tables.read(split).itertuples(index=False)
     ]
     assert sorted(back) == sorted(QUERIES)
+    assert domains.read() == {}
     assert capsys.readouterr().out.splitlines() == [
         "train: 21 queries, 3 intents",
         "validation: 3 queries, 3 intents",
@@ -109,6 +114,7 @@ def test_clinc150(download):
     download("clinc150", path="known.json", local="clinc.json")
     assert tables.read_labels() == tables.Labels(["transfer", "oos", "balance"], "oos")
     assert tables.read("train")["label"].tolist() == [2, 0, 1]
+    assert domains.read() == {"banking": ["transfer", "balance"]}
 
 
 @pytest.mark.parametrize(("name", "expected"), [("transfer", 2), (None, None)])

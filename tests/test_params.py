@@ -13,7 +13,7 @@ REMOVED = object()
 MODELS = "teacher, fine-tuned, distilled, magnitude, soft-movement, "
 TOP = (
     "data, teacher, student, distill, prune, structured, qat, quantize, variants, calibrate, evaluate, "
-    "benchmark, report, seed"
+    "benchmark, serve, report, seed"
 )
 
 
@@ -50,7 +50,8 @@ def test_the_repository_s_params():
 
 
 def test_the_sweep_is_not_in_the_table(load):
-    p = load({"variants.rows": {"distilled": "sweep", "magnitude": "table", "teacher": "table"}})
+    rows = {"distilled": "sweep", "magnitude": "table", "teacher": "table"}
+    p = load({"variants.rows": rows, "serve.scenarios": {"one": {"model": "teacher"}}})
     assert p.variants.table == ["magnitude", "teacher"]
 
 
@@ -111,6 +112,31 @@ def test_every_choice_of_conf(load, path):
             "calibrate.scores.1 is 'entropy': should be 'probability', 'energy' or 'margin'",
         ),
         ("calibrate.rule", "recall", "calibrate.rule is 'recall': should be 'balanced' or 'accuracy'"),
+        ("benchmark.batch_sizes", [], "benchmark.batch_sizes is []: List should have at least 1 item"),
+        ("benchmark.batch_sizes", [1, 0], "benchmark.batch_sizes.1 is 0: should be greater than or equal to"),
+        ("benchmark.starts", 0, "benchmark.starts is 0: should be greater than or equal to 1"),
+        (
+            "benchmark.reference.num_hidden_layers",
+            0,
+            "benchmark.reference.num_hidden_layers is 0: should be greater than or equal to 1",
+        ),
+        (
+            "benchmark.reference.hidden_size",
+            "768",
+            "benchmark.reference.hidden_size is '768': should be a valid integer",
+        ),
+        (
+            "benchmark.reference.hidden_size",
+            770,
+            "benchmark.reference: hidden_size (770) must be a multiple of num_attention_heads (12)",
+        ),
+        (
+            "benchmark.reference.layers",
+            12,
+            "benchmark.reference: no parameter 'layers' here; there are vocab_size, hidden_size, "
+            "num_hidden_layers, num_attention_heads, intermediate_size",
+        ),
+        ("benchmark.reference", None, "benchmark.reference is None: should be a valid dictionary"),
         ("teacher.model", "???", "cannot be read: Missing mandatory value: model full_key: teacher.model"),
         ("teacher.epochs", -1, "teacher.epochs is -1: should be greater than or equal to 0"),
         ("seed", -1, "seed is -1: should be greater than or equal to 0"),
@@ -205,6 +231,8 @@ def test_every_choice_of_conf(load, path):
         ("variants.prune.magnitude.sparsity", REMOVED, "variants.prune.magnitude.sparsity is missing"),
         ("variants.prune.magnitude.method", REMOVED, "variants.prune.magnitude.method is missing"),
         ("variants.pack", REMOVED, "variants.pack is missing"),
+        ("benchmark.reference", REMOVED, "benchmark.reference is missing"),
+        ("benchmark.reference.vocab_size", REMOVED, "benchmark.reference.vocab_size is missing"),
         # the variants as a whole
         ("variants.rows.teacher", REMOVED, "variants: rows must have 'teacher: table', which the others are"),
         ("variants.rows.teacher", "sweep", "variants: rows must have 'teacher: table', which the others are"),

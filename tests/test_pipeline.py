@@ -62,7 +62,7 @@ def clone(tmp_path_factory):
 
 def test_first_run_runs_every_stage(clone):
     stages = set(clone("dvc", "stage", "list", "--name-only").split())
-    assert len(stages) == 2 + 2 + 2 + 1 + 1 + 1 + 3 + 5 + 1 + 10 + 10 + 2
+    assert len(stages) == 2 + 2 + 2 + 1 + 1 + 1 + 3 + 5 + 1 + 10 + 10 + 3
     assert ran(clone.first) == stages
 
 
@@ -79,7 +79,9 @@ def test_results(clone):
         "magnitude-ort-int8-packed",
         "structured-vocabulary-qat-ort-int8",
     ]
-    assert list(summary) == rows
+    assert list(summary) == [*rows, "bert-base-shape"]
+    assert list(summary["bert-base-shape"]) == ["size_mb", "latency_ms", "speedup"]
+    assert all(value > 0 for value in summary.pop("bert-base-shape").values())
     for values in summary.values():
         assert list(values) == [
             "accuracy",
@@ -91,6 +93,7 @@ def test_results(clone):
             "size_mb",
             "latency_ms",
             "speedup",
+            "speedup_over_bert_base",
         ]
         assert all(0 <= value <= 1 for key, value in values.items() if key[:3] in ("acc", "oos"))
         assert values["latency_ms"] > 0
@@ -101,12 +104,16 @@ def test_results(clone):
     assert size["magnitude-ort-int8-packed"] < 0.8 * size["distilled-ort-int8"]
     assert size["distilled-ort-int8"] < 0.3 * size["distilled"] < 0.3 * size["teacher"]
     times = pd.read_csv(clone.path / "benchmark" / "times.csv")
-    assert (times.groupby("model").size() == 4).all()  # 2 rounds of 2
+    counts = times.groupby(["model", "load"]).size().unstack()
+    assert set(counts.index) == {*rows, "bert-base-shape"}
+    for load in ("query", "tokenization", "session", "batch of 1"):
+        assert (counts[load] == 4).all()  # 2 rounds of 2
+    assert (counts["batch of 4"] == 2).all()
     pictures = sorted(path.stem for path in (clone.path / "metrics").glob("*.png"))
     assert len(pictures) == 8
     for picture in pictures:
         assert (clone.path / "metrics" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
-    for table in ("results.md", "calibration.md", "sizes.md"):
+    for table in ("results.md", "accuracy.md", "latency.md", "calibration.md", "sizes.md"):
         assert all(name in (clone.path / "metrics" / table).read_text() for name in rows)
     sweep = pd.read_csv(clone.path / "metrics" / "pruning.csv", index_col="model")
     assert sweep["method"].to_dict() == {"magnitude": "magnitude-gradual", "movement": "movement-soft"}

@@ -14,6 +14,10 @@ def test_tables_are_those_of_the_report(folder):
     assert (ROOT / folder / "results.md").read_text().strip() in README
 
 
+def test_the_serving_table_is_that_of_the_stage():
+    assert (ROOT / "metrics" / "serving.md").read_text().strip() in README
+
+
 def test_clinc150_reaches_its_targets():
     """What the committed run on CLINC150 must hold: its thresholds are stated, not tuned, on test."""
     summary = json.loads((ROOT / "metrics" / "clinc150" / "summary.json").read_text())

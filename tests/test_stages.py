@@ -11,9 +11,21 @@ import yaml
 from conftest import tiny_bert, tiny_distilbert, word_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from stages import benchmark, calibrate, distill, evaluate, prune, qat, report, runtime, structured, teacher
+from stages import (
+    benchmark,
+    calibrate,
+    distill,
+    evaluate,
+    prune,
+    qat,
+    report,
+    runtime,
+    serve,
+    structured,
+    teacher,
+)
 from stages.compression.student import from_teacher_layers
-from stages.intents import tables
+from stages.intents import domains, tables
 
 ROOT = Path(__file__).parents[1]
 LABELS = tables.Labels(["transfer", "oos", "balance"], "oos")
@@ -26,6 +38,7 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = pd.DataFrame(QUERIES.items(), columns=["text", "intent"])
     tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS)
+    domains.write({"banking": ["transfer", "balance"]})
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=word_tokenizer(), unk_token="[UNK]", pad_token="[PAD]"
     )
@@ -37,7 +50,7 @@ def project(tmp_path, monkeypatch):
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
         for section, changes in sections.items():
             values[section] = {**values[section], **changes} if section != "student" else changes
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
     write.folder = tmp_path
     return write
@@ -128,7 +141,11 @@ def files(folder):
 
 def measured(project, **sections):
     """teacher, calibrate and evaluate of a teacher that is ready, the only row."""
-    project(teacher=READY, variants={"rows": {"teacher": "table"}}, **sections)
+    defaults = {
+        "variants": {"rows": {"teacher": "table"}},
+        "serve": {"scenarios": {"one": {"model": "teacher"}}},
+    }
+    project(teacher=READY, **(defaults | sections))
     teacher.main()
     calibrate.main("teacher")
     evaluate.main("teacher")
@@ -172,23 +189,74 @@ def test_data_without_an_out_of_scope_label(project):
     assert result["test"]["oos_recall_calibrated"] is None
 
 
-def test_the_calibrated_model_is_timed(project):
-    measured(project, benchmark={"warmup": 1, "rounds": 1, "runs_per_round": 1})
-    shutil.rmtree("models")
-    benchmark.main()
-    assert pd.read_csv("benchmark/latency.csv")["model"].tolist() == ["teacher"]
+SHORT = {
+    "warmup": 1,
+    "rounds": 2,
+    "runs_per_round": 1,
+    "batch_sizes": [1, 2],
+    "batches_every": 1,
+    "starts": 1,
+}
+SHAPE = {
+    "vocab_size": 60, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3,
+    "intermediate_size": 24,
+}  # fmt: skip
 
 
-def test_a_report_of_the_teacher_alone(project, capsys):
-    """Nothing distilled, nothing pruned; written from what measuring leaves."""
-    measured(project, benchmark={"warmup": 1, "rounds": 1, "runs_per_round": 1})
-    benchmark.main()
+def test_the_calibrated_model_is_timed_and_reported(project, capsys):
+    """The teacher alone, nothing distilled, nothing pruned; from what measuring leaves."""
+    evaluated = measured(project, benchmark={**SHORT, "reference": SHAPE})
     shutil.rmtree("models")
+    benchmark.main()
+    times = pd.read_csv("benchmark/times.csv")
+    loads = ["query", "tokenization", "session", "batch of 1", "batch of 2"]
+    assert times.groupby(["model", "load"]).size().to_dict() == {
+        (name, load): 2 for name in ("teacher", "bert-base-shape") for load in loads
+    }
+    summary = pd.read_csv("benchmark/latency.csv", index_col="model")
+    assert set(summary.index) == {"teacher", "bert-base-shape"}
+    assert summary["size_mb"]["teacher"] == pytest.approx(evaluated["sizes"]["size_mb"], abs=1e-4)
+    assert summary["size_mb"]["bert-base-shape"] < summary["size_mb"]["teacher"]
+    assert summary["speedup"]["teacher"] == summary["speedup_over_bert_base"]["bert-base-shape"] == 1
+    assert summary.notna().all(axis=None) and (summary > 0).all(axis=None)
+    assert {path.name for path in Path("calibrated").iterdir()} == {"teacher"}
+
     report.main()
     definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]
     declared = [next(iter(out)) for out in [*definition["metrics"], *definition["outs"]]]
     assert set(files("metrics")) == {name.removeprefix("${report.folder}/") for name in declared}
     assert "| **teacher** |" in capsys.readouterr().out
+    assert set(pd.read_csv("metrics/domains.csv")["domain"]) == {"banking", "oos"}
+    plain, fitted = pd.read_csv("metrics/accuracy.csv")["accuracy"]
+    assert [plain, fitted] == pytest.approx(
+        [evaluated["test"]["accuracy"], evaluated["test"]["accuracy_calibrated"]], abs=1e-4
+    )
+    wrong = pd.read_csv("metrics/confusions.csv")["queries"].sum()
+    assert wrong == round(3 * (1 - fitted))
+
+
+def test_serving(project):
+    """Every step, the plan and the service; what dvc.yaml says is written, and nothing else."""
+    scenarios = {"fixed": {"model": "teacher", "length": 16}, "cached": {"model": "teacher", "cached": True}}
+    measured(
+        project,
+        serve={
+            "scenarios": scenarios, "workers": 2, "rounds": 2, "seconds": 0.1, "loads": [0.5],
+            "requests": 50, "clients": 2,
+        },
+    )  # fmt: skip
+    shutil.rmtree("models")
+    serve.main()
+    definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["serve"]
+    declared = [next(iter(out)) for out in [*definition["metrics"], *definition["outs"]]]
+    assert set(files("metrics")) == {name.removeprefix("${report.folder}/") for name in declared}
+    found = json.loads(Path("metrics/serving.json").read_text())
+    assert list(found) == [*scenarios, "service", "machine"]
+    assert found["cached"]["hit_rate"] == 1  # of three queries
+    assert found["fixed"]["requests_per_second"] > 0 and found["fixed"]["gain"] is None
+    service = found["service"]
+    assert (service["right"], service["wrong"], service["lost"], service["workers_killed"]) == (50, 0, 0, 1)
+    assert pd.read_csv("metrics/serving.csv")["scenario"].tolist() == list(scenarios)
 
 
 def test_an_interrupted_stage_leaves_nothing_half_written(project, monkeypatch):

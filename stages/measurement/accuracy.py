@@ -12,8 +12,8 @@ class IntentAccuracy(evaluate.Metric):
     """`compute(predictions, references, out_of_scope)` over class indices.
 
     Gives `accuracy` over all queries; `accuracy_in_scope` over those whose true label is in
-    scope; `oos_recall`, the share of out-of-scope queries recognised as such. The last is None
-    where there are none (no out-of-scope label, or no such query), the second where all are.
+    scope; `oos_recall`, the share of out-of-scope queries recognised as such; `oos_precision`, the
+    share of queries answered so that are. A share of no queries is None.
     Defined here and not loaded by name, which would fetch a script from the hub.
     """
 
@@ -28,11 +28,13 @@ class IntentAccuracy(evaluate.Metric):
 
     def _compute(self, predictions, references, out_of_scope: int | None = None):
         right = np.asarray(predictions) == np.asarray(references)
-        outside = np.asarray(references) == (-1 if out_of_scope is None else out_of_scope)
+        out_of_scope = -1 if out_of_scope is None else out_of_scope
+        outside = np.asarray(references) == out_of_scope
         return {
             "accuracy": float(right.mean()),
             "accuracy_in_scope": _mean(right[~outside]),
             "oos_recall": _mean(right[outside]),
+            "oos_precision": _mean(right[np.asarray(predictions) == out_of_scope]),
         }
 
 

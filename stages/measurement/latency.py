@@ -2,52 +2,92 @@
 
 import gc
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from tqdm import tqdm
 
+from stages.measurement.comparison import interval
 from stages.measurement.performance import PerformanceBenchmark
 from stages.params import Benchmark
 
+WARM_MS = 10
 
-def interleave(models: Mapping[str, PerformanceBenchmark], params: Benchmark, seed: int) -> pd.DataFrame:
-    """Time `params.query` on every model in every round, in an order shuffled by `seed`.
 
-    After `params.warmup` untimed runs of each, a round runs each model once untimed, to bring it
-    back into the caches, and `runs_per_round` times timed. Gives one row for each timed run:
-    `round`, `model`, `ms`.
+def interleave(
+    models: Mapping[str, PerformanceBenchmark], queries: Sequence[str], params: Benchmark, seed: int
+) -> pd.DataFrame:
+    """Time every model on the same load in every round, in an order shuffled by `seed`.
+
+    After `params.warmup` untimed queries to each, a round runs each model WARM_MS untimed (at least
+    once), to bring it back into the caches, and then timed: `params.query`, whole and in its two parts,
+    `params.runs_per_round` times; in every `params.batches_every`th round, one batch of `queries` drawn
+    for it, of each of `params.batch_sizes` (of size 1, `runs_per_round` of them). Gives one row for each
+    timed run: `round`, `model`, `load` ("query", "tokenization", "session", "batch of 8"), and `ms`, for
+    a batch those of each of its queries.
     """
     for model in models.values():
         for _ in range(params.warmup):
-            model.time_query(params.query)
+            model.time([params.query])
     rng = random.Random(seed)
     rows = []
     gc.disable()
     try:
         for number in tqdm(range(params.rounds), "latency", unit="round"):
+            drawn = rng.choices(queries, k=max(*params.batch_sizes, params.runs_per_round))
             for name in rng.sample(list(models), len(models)):
-                models[name].time_query(params.query)
-                rows += [
-                    (number, name, models[name].time_query(params.query))
-                    for _ in range(params.runs_per_round)
-                ]
+                model = models[name]
+                warm = 0.0
+                while warm < WARM_MS:
+                    warm += model.time([params.query])
+                for _ in range(params.runs_per_round):
+                    tokenization, session = model.time_parts(params.query)
+                    rows.append((number, name, "query", model.time([params.query])))
+                    rows.append((number, name, "tokenization", tokenization))
+                    rows.append((number, name, "session", session))
+                for size in params.batch_sizes if number % params.batches_every == 0 else ():
+                    count = params.runs_per_round if size == 1 else 1
+                    for start in range(count):
+                        ms = model.time(drawn[start : start + size])
+                        rows.append((number, name, f"batch of {size}", ms / size))
             gc.collect()
     finally:
         gc.enable()
-    return pd.DataFrame(rows, columns=["round", "model", "ms"])
+    return pd.DataFrame(rows, columns=["round", "model", "load", "ms"])
 
 
-def summarize(times: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Per model: mean, std, p50, p95 and p99 in ms, and the speedup over `baseline`.
+def summarize(times: pd.DataFrame, baselines: Mapping[str, str], seed: int) -> pd.DataFrame:
+    """Per model, of one query: mean, std, p50, p95 and p99 in ms; and what follows.
 
-    The speedup is the median over rounds of the ratio of the two medians of that round, so what
-    slows the machine down for longer than a round falls out.
+    `<key>` of each of `baselines`, the speed-up over the model it names: the median over rounds of
+    the ratio of the two medians of a round, so what slows the machine down for longer than a round
+    falls out; `<key>_low` and `<key>_high`, its 95% bootstrap interval over rounds. `overhead`, likewise: the
+    whole over the sum of its parts, tokenization and session. `batch_<size>_ms` and
+    `batch_<size>_p95_ms`, a query's share in a batch.
     """
-    by_model = times.groupby("model", sort=False)["ms"]
+    loads = dict(iter(times.groupby("load", sort=False)))
+    by_model = loads["query"].groupby("model", sort=False)["ms"]
     summary = pd.DataFrame({"latency_mean_ms": by_model.mean(), "latency_std_ms": by_model.std()})
     for percent in (50, 95, 99):
         summary[f"latency_p{percent}_ms"] = by_model.quantile(percent / 100)
-    medians = times.groupby(["round", "model"])["ms"].median().unstack()
-    summary["speedup"] = medians.rdiv(medians[baseline], axis=0).median()
+    medians = {load: _medians(rows) for load, rows in loads.items()}
+    whole = medians["query"]
+    for key, baseline in baselines.items():
+        ratios = whole.rdiv(whole[baseline], axis=0)
+        summary[key] = ratios.median()
+        for name in ratios:
+            low, high = interval(ratios[name].to_numpy(), seed)
+            summary.loc[name, [f"{key}_low", f"{key}_high"]] = low, high
+    summary["overhead"] = (whole / (medians["tokenization"] + medians["session"])).median()
+    for load, rows in loads.items():
+        if load.startswith("batch of "):
+            shares = rows.groupby("model", sort=False)["ms"]
+            column = load.replace(" of ", "_")
+            summary[f"{column}_ms"] = shares.median()
+            summary[f"{column}_p95_ms"] = shares.quantile(0.95)
     return summary
+
+
+def _medians(times: pd.DataFrame) -> pd.DataFrame:
+    """Milliseconds, a row a round and a column a model."""
+    return times.groupby(["round", "model"])["ms"].median().unstack()

@@ -9,11 +9,10 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file
 from sklearn.metrics import roc_curve
 
 from stages import model_folder
-from stages.compression import quantization
+from stages.compression import encoder, quantization
 from stages.measurement.calibration import reliability
 from stages.reporting.results import SIZES
 from stages.runtime import calibrated
@@ -110,21 +109,14 @@ def pruned_weights(names: list[str], path: Path) -> None:
 
 
 def encoder_weights(name: str) -> dict[str, np.ndarray]:
-    """The weight matrices of the encoder's blocks of a torch fp32 model, by short name, in layer order."""
-    tensors = load_file(model_folder.CALIBRATED / name / "model.safetensors")
-    found = {}
-    for key, tensor in tensors.items():
-        if tensor.ndim == 2 and ".layer." in key:
-            layer, _, matrix = key.split(".layer.")[1].removesuffix(".weight").partition(".")
-            found[f"{layer} {matrix}"] = tensor
-    order = ["q_lin", "query", "k_lin", "key", "v_lin", "value", "out_lin", "attention.output", "lin1"]
-    order += ["intermediate", "lin2", "output"]
-    return dict(
-        sorted(
-            found.items(),
-            key=lambda item: (int(item[0].split()[0]), next(i for i, o in enumerate(order) if o in item[0])),
-        )
-    )
+    """The weight matrices of the encoder's blocks of a torch fp32 model, in layer order."""
+    model = encoder.load(model_folder.CALIBRATED / name)
+    return {_short(key): module.weight.detach().numpy() for key, module in encoder.linears(model).items()}
+
+
+def _short(name: str) -> str:
+    """Layer and matrix of an encoder weight, as in "0.ffn.lin1"."""
+    return name.split("layer.")[1]
 
 
 def sparsity_by_layer(profiles: dict[str, dict[str, float]], path: Path) -> None:
@@ -135,7 +127,7 @@ def sparsity_by_layer(profiles: dict[str, dict[str, float]], path: Path) -> None
     overall = [profile["overall"] for profile in profiles.values()]
     figure, axes = plt.subplots(figsize=(10, 1.5 + 0.3 * len(profiles)), layout="constrained")
     image = axes.imshow(100 * shares.to_numpy(dtype=float), vmin=0, vmax=100, cmap="viridis", aspect="auto")
-    matrices = [c.split("layer.")[1].replace("attention.", "").replace("ffn.", "") for c in shares.columns]
+    matrices = [_short(column) for column in shares.columns]
     axes.set_xticks(range(len(matrices)), matrices, rotation=60, ha="right")
     axes.set_yticks(
         range(len(profiles)), [f"{n} ({100 * o:.0f}%)" for n, o in zip(profiles, overall, strict=True)]
@@ -250,9 +242,7 @@ def quantization_error(name: str, reduce_range: bool, path: Path) -> None:
     x = np.arange(len(weights))
     for i, (label, shares) in enumerate(errors.items()):
         right.bar(x + 0.4 * i - 0.2, shares, width=0.4, label=label)
-    right.set_xticks(
-        x, [w.replace("attention.", "").replace("ffn.", "") for w in weights], rotation=60, ha="right"
-    )
+    right.set_xticks(x, list(weights), rotation=60, ha="right")
     right.set(
         ylabel="root mean square error, % of the weights'", title=f"Error of {bits}-bit weights, by matrix"
     )

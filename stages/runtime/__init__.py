@@ -32,21 +32,25 @@ class Prediction:
 class Classifier:
     """Queries to logits and intents, with the Rust tokenizer and one of the sessions."""
 
-    def __init__(self, folder: Path, session: Session):
+    def __init__(self, folder: Path, session: Session, length: int | None):
         from tokenizers import Tokenizer
 
         self.labels = label_names(folder)
         self.calibration = calibrated.read(folder)
         self.session = session
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id("[PAD]") or 0)
+        self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id("[PAD]") or 0, length=length)
 
-    def logits(self, texts: list[str]) -> np.ndarray:
-        """Logits of shape (len(texts), labels), float32, padded to the longest of `texts`."""
+    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and attention mask, int64 of shape (len(texts), length), padded to `length` or the longest."""
         encodings = self.tokenizer.encode_batch(texts)
         ids = np.array([e.ids for e in encodings], dtype=np.int64)
         mask = np.array([e.attention_mask for e in encodings], dtype=np.int64)
-        return self.session(ids, mask)
+        return ids, mask
+
+    def logits(self, texts: list[str]) -> np.ndarray:
+        """Logits of shape (len(texts), labels), float32."""
+        return self.session(*self.encode(texts))
 
     def predict(self, texts: list[str]) -> list[Prediction]:
         logits = self.logits(texts)
@@ -57,14 +61,17 @@ class Classifier:
         ]
 
 
-def load(folder: Path | str, threads: int = 1) -> Classifier:
-    """The model in `folder`, running on `threads` threads (torch's are the whole process's)."""
+def load(folder: Path | str, threads: int = 1, length: int | None = None) -> Classifier:
+    """The model in `folder`, running on `threads` threads (torch's are the whole process's).
+
+    Queries are padded to the longest of their batch, or all to `length` WordPieces.
+    """
     folder = Path(folder)
     label_names(folder)  # first of all, a clear error where there is no model
     if list(folder.glob("model.onnx*")):
         from stages.runtime.onnx_session import OnnxSession
 
-        return Classifier(folder, OnnxSession(folder, threads))
+        return Classifier(folder, OnnxSession(folder, threads), length)
     from stages.runtime.torch_session import TorchSession
 
-    return Classifier(folder, TorchSession(folder, threads))
+    return Classifier(folder, TorchSession(folder, threads), length)

@@ -17,8 +17,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def in_scope(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
-    """`logits` without the column of the out-of-scope label."""
-    return np.delete(logits, out_of_scope, axis=-1)
+    """`logits`, that of the out-of-scope label put to -inf."""
+    logits = logits.copy()
+    logits[..., out_of_scope] = -np.inf
+    return logits
 
 
 def probability(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
@@ -37,9 +39,8 @@ def margin(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
     """The likeliest intent's probability less that of the runner-up, be it out of scope."""
     probabilities = softmax(logits)
     likeliest = in_scope(probabilities, out_of_scope).argmax(axis=-1)[..., None]
-    column = likeliest + (likeliest >= out_of_scope)
-    top = np.take_along_axis(probabilities, column, axis=-1)[..., 0]
-    np.put_along_axis(probabilities, column, 0.0, axis=-1)
+    top = np.take_along_axis(probabilities, likeliest, axis=-1)[..., 0]
+    np.put_along_axis(probabilities, likeliest, 0.0, axis=-1)
     return top - probabilities.max(axis=-1)
 
 
@@ -64,8 +65,7 @@ class Threshold:
 
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """The likeliest intent of each query, or out of scope."""
-        intents = np.delete(np.arange(logits.shape[-1]), self.out_of_scope)
-        likeliest = intents[in_scope(logits, self.out_of_scope).argmax(axis=-1)]
+        likeliest = in_scope(logits, self.out_of_scope).argmax(axis=-1)
         return np.where(self.scores(logits) < self.value, self.out_of_scope, likeliest)
 
 

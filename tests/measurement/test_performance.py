@@ -38,4 +38,16 @@ def test_size_is_what_is_deployed(models):
 
 
 def test_a_query_takes_time(models):
-    assert 0 < PerformanceBenchmark(models / "student-ort").time_query("my balance") < 1000
+    benchmark = PerformanceBenchmark(models / "student-ort")
+    assert 0 < benchmark.time(["my balance", "send money"]) < 10_000
+
+
+def test_the_parts_of_a_query(models):
+    """The session is run on what the tokenizer gives, once."""
+    benchmark = PerformanceBenchmark(models / "student-ort")
+    session, runs = benchmark.classifier.session, []
+    benchmark.classifier.session = lambda *inputs: runs.append(inputs) or session(*inputs)
+    tokenization, run = benchmark.time_parts("my balance")
+    assert tokenization > 0 and run > 0
+    [(ids, mask)] = runs
+    assert ids.tolist() == [[2, 4, 5, 3]] and mask.tolist() == [[1, 1, 1, 1]]

@@ -16,7 +16,11 @@ MODELS = {
 }
 ROWS = list(MODELS)
 PARENTS = {"small": "teacher", "exported": "small", "smaller": "exported"}
-MACHINE = {"cpu": "a CPU", "cores": 2, "threads": 1, "int8_instructions": ["avx2"]}
+SHAPE = "bert-base-shape"
+MACHINE = {
+    "cpu": "a CPU", "cores": 2, "threads": 1, "int8_instructions": ["avx2"], "python": "3.11.9",
+    "torch": "2.13.0", "onnxruntime": "1.32.0", "tokenizers": "0.23.3",
+}  # fmt: skip
 
 
 def accuracies(plain):
@@ -24,12 +28,24 @@ def accuracies(plain):
         "accuracy": plain,
         "accuracy_in_scope": plain + 0.05,
         "oos_recall": None,
+        "oos_precision": None,
         "calibration_error": 0.125,
         "accuracy_calibrated": plain + 0.01,
         "accuracy_in_scope_calibrated": plain + 0.02,
         "oos_recall_calibrated": 0.5,
+        "oos_precision_calibrated": 0.75,
         "calibration_error_calibrated": 0.0625,
     }
+
+
+def timed(ms, size):
+    """Of a model of `ms` a query, half as much in a batch; intervals of ±5%."""
+    times = {"size_mb": size, "latency_mean_ms": ms + 0.1, "latency_std_ms": 0.2}
+    times |= {"latency_p50_ms": ms, "latency_p95_ms": ms + 1, "latency_p99_ms": ms + 2}
+    for key, baseline in (("speedup", 10), ("speedup_over_bert_base", 40)):
+        times |= {key: baseline / ms, f"{key}_low": 0.95 * baseline / ms, f"{key}_high": 1.05 * baseline / ms}
+    times |= {"overhead": 1.1, "batch_1_ms": ms, "batch_1_p95_ms": 2 * ms, "batch_8_ms": ms / 2}
+    return times | {"batch_8_p95_ms": 0.75 * ms, "start_s": 3.0, "peak_mb": 100 * ms}
 
 
 @pytest.fixture
@@ -37,7 +53,6 @@ def outputs(tmp_path, monkeypatch):
     """calibrated/, evaluations/ and benchmark/ of three models, numbers made up."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "evaluations").mkdir()
-    lines = ["model,latency_mean_ms,latency_std_ms,latency_p50_ms,latency_p95_ms,latency_p99_ms,speedup"]
     for name, (parent, technique, validation, test, ms) in MODELS.items():
         folder = tmp_path / "calibrated" / name
         folder.mkdir(parents=True)
@@ -59,10 +74,17 @@ def outputs(tmp_path, monkeypatch):
             "test": {**accuracies(test), **detected},
         }  # fmt: skip
         (tmp_path / "evaluations" / f"{name}.json").write_text(json.dumps(evaluation))
-        lines.append(f"{name},{ms + 0.1},0.2,{ms},{ms + 1},{ms + 2},{10 / ms}")
     (tmp_path / "benchmark").mkdir()
-    (tmp_path / "benchmark" / "latency.csv").write_text("\n".join(lines))
+    times = {name: timed(made[-1], 8 * made[-1]) for name, made in [*MODELS.items(), (SHAPE, (40.0,))]}
+    pd.DataFrame(times).T.rename_axis("model").to_csv("benchmark/latency.csv")
     return tmp_path
+
+
+def measured(name, **values):
+    """Put other values in the place of those of a model in the benchmark."""
+    times = pd.read_csv("benchmark/latency.csv", index_col="model")
+    times.loc[name, list(values)] = list(values.values())
+    times.to_csv("benchmark/latency.csv")
 
 
 def collect(tolerance=0.01, rows=ROWS):
@@ -76,8 +98,7 @@ def test_best_is_the_fastest_within_tolerance_on_validation(outputs):
 
 
 def test_between_models_as_fast_the_more_accurate_is_best(outputs):
-    path = outputs / "benchmark" / "latency.csv"
-    path.write_text(path.read_text().replace("5.0\n", "9.5\n"))  # small's speed-up, to smaller's 10
+    measured("small", speedup=9.5)  # to smaller's 10
     assert collect(0.2)["best"].tolist() == [False, True, False]
 
 
@@ -101,6 +122,8 @@ def test_columns(outputs):
     assert row["size_mb"] == 8 and row["encoder_mb"] == 5
     assert row["sparsity"] == 0.6
     assert row["latency_ms"] == row["latency_p50_ms"] == 1.0
+    assert row["speedup_over_bert_base"] == 40
+    assert collect().index.tolist() == ROWS  # without BERT-base's shape
 
 
 def test_summary(outputs):
@@ -108,8 +131,10 @@ def test_summary(outputs):
     assert summary["small"] == {
         "accuracy": 0.81, "accuracy_in_scope": 0.86, "oos_recall": None, "accuracy_calibrated": 0.82,
         "accuracy_in_scope_calibrated": 0.83, "oos_recall_calibrated": 0.5, "size_mb": 16.0,
-        "latency_ms": 2.0, "speedup": 5.0,
+        "latency_ms": 2.0, "speedup": 5.0, "speedup_over_bert_base": 20.0,
     }  # fmt: skip
+    assert list(summary) == [*ROWS, SHAPE]
+    assert summary[SHAPE] == {"size_mb": 320.0, "latency_ms": 40.0, "speedup": 0.25}
     assert json.loads(json.dumps(summary)) == summary
 
 
@@ -120,20 +145,55 @@ def is_table(lines):
 def test_markdown(outputs):
     text = results.markdown(collect(), MACHINE)
     lines = text.splitlines()
-    assert is_table(lines[:5])
-    assert lines[3] == "| **small** | 81.0% | 82.0% | 83.0% | 50.0% | 16.0 | 2.00 (4.00) | ×5.0 |"
-    assert lines[2].startswith("| teacher | 80.0% |")
+    assert is_table(lines[:6]) and lines[6] == ""
+    assert lines[2] == (
+        "| *bert-base-shape, unfit* | – | – | – | – | 320.0 | 40.00 (42.00) | ×0.25 (0.24–0.26) | ×1.0 |"
+    )
+    assert lines[3].startswith("| teacher | 80.0% |")
+    assert lines[4] == (
+        "| **small** | 81.0% | 82.0% | 83.0% | 50.0% | 16.0 | 2.00 (4.00) | ×5.0 (4.8–5.2) | ×20.0 |"
+    )
     assert "a CPU; int8 instructions: avx2" in text
+    assert "noisy" not in text
     assert [line for line in lines if "lost" in line] == [
         "More than 2 points of validation accuracy lost: smaller (9.5 less than small)."
     ]
 
 
+def test_a_noisy_machine_is_said(outputs):
+    """Where the interval of a speed-up is wider than a tenth to both sides."""
+    measured("small", speedup_low=4.52, speedup_high=5.48)
+    assert results.noise(collect()) == []
+    measured("small", speedup_low=4.45, speedup_high=5.55)
+    measured("smaller", speedup_low=9.9, speedup_high=20.0)
+    [warning] = results.noise(collect())
+    assert warning.startswith("**Too noisy to conclude** from the speed-up of small, smaller: an interval")
+    for text in (results.markdown(collect(), MACHINE), results.latency_markdown(ROWS, MACHINE)):
+        assert warning in text.splitlines()
+
+
+def test_latency_markdown(outputs):
+    text = results.latency_markdown(ROWS, MACHINE)
+    lines = text.splitlines()
+    assert is_table(lines[:6]) and lines[6] == ""
+    assert lines[0] == (
+        "| model | p50, ms | p95 | p99 | over the teacher (95%) | over BERT-base's shape (95%) | in a batch "
+        "of 1 (p95), ms | in a batch of 8 (p95), ms | over its parts | first answer after, s "
+        "| peak memory, MB |"
+    )
+    assert [line.split(" | ")[0] for line in lines[2:6]] == [f"| {name}" for name in (SHAPE, *ROWS)]
+    assert lines[4] == (
+        "| small | 2.00 | 3.00 | 4.00 | ×5.0 (4.8–5.2) | ×20.0 (19.0–21.0) | 2.00 (4.00) | 1.00 (1.50) "
+        "| ×1.10 | 3.00 | 200 |"
+    )
+    assert "a CPU, 2 cores, 1 thread(s); python 3.11.9, torch 2.13.0, onnxruntime 1.32.0" in text
+
+
 def test_calibration_markdown(outputs):
     lines = results.calibration_markdown(collect()).splitlines()
     assert is_table(lines[:5])
-    assert lines[2] == "| teacher | – | 1.25 | 12.5% | 6.2% | – | – |"
-    assert lines[3] == "| **small** | energy | 1.25 | 12.5% | 6.2% | 99.0% | 3.0% |"
+    assert lines[2] == "| teacher | – | 1.25 | 12.5% | 6.2% | 50.0% | 75.0% | – | – |"
+    assert lines[3] == "| **small** | energy | 1.25 | 12.5% | 6.2% | 50.0% | 75.0% | 99.0% | 3.0% |"
     # Where there is no out-of-scope label, no model has a threshold.
     assert results.calibration_markdown(collect(rows=["teacher"])).splitlines()[2].endswith("| – | – |")
 
@@ -141,8 +201,8 @@ def test_calibration_markdown(outputs):
 def test_sizes_markdown(outputs):
     lines = results.sizes_markdown(collect()).splitlines()
     assert is_table(lines[:5])
-    assert lines[3] == "| **small** | 2.00 | 10.00 | 1.00 | 3.00 | 16.00 | – |"
-    assert lines[4] == "| smaller | 1.00 | 5.00 | 0.50 | 1.50 | 8.00 | 60.0% |"
+    assert lines[3] == "| **small** | 2.00 | 10.00 | 1.00 | 13.00 | 3.00 | 16.00 | – |"
+    assert lines[4] == "| smaller | 1.00 | 5.00 | 0.50 | 6.50 | 1.50 | 8.00 | 60.0% |"
 
 
 def test_formats_of_a_packed_model(outputs):

@@ -29,6 +29,13 @@ def test_predictions_are_the_models(folder):
         assert prediction.score == pytest.approx(score.item(), abs=1e-5)
 
 
+def test_encoding(folder):
+    ids, mask = runtime.load(folder).encode(["my balance", "Balance"])
+    assert ids.dtype == mask.dtype == np.int64
+    assert ids.tolist() == [[2, 4, 5, 3], [2, 5, 3, 0]]
+    assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+
+
 def test_padding_changes_nothing(folder):
     classifier = runtime.load(folder)
     alone = np.concatenate([classifier.logits([query]) for query in QUERIES])

@@ -1,0 +1,100 @@
+"""What the models answered on test, query by query: intervals, differences, domains, confusions."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from stages import model_folder
+from stages.measurement.comparison import mcnemar, verdicts, wilson
+from stages.reporting.markdown import table_of
+from stages.runtime import calibrated
+
+KINDS = ("plain", "calibrated")
+AGAINST = ("parent", "teacher")
+
+
+def given(rows: list[str]) -> dict[str, pd.DataFrame]:
+    """Class indices by kind, a row a query and a column a model."""
+    answers: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
+    for name in rows:
+        logits = np.load(Path("logits/test") / f"{name}.npy")
+        answers["plain"][name] = calibrated.NONE.predict(logits)
+        answers["calibrated"][name] = calibrated.read(model_folder.CALIBRATED / name).predict(logits)
+    return {kind: pd.DataFrame(columns) for kind, columns in answers.items()}
+
+
+def compare(answers: dict[str, pd.DataFrame], labels: np.ndarray, ancestors: dict[str, str]) -> pd.DataFrame:
+    """A row for each model and kind: `accuracy`, `low`, `high`, and against its parent and the teacher
+
+    (`_parent`, `_teacher`) what was `gained`, McNemar's `p` and the `verdict`. The parent is the nearest
+    of the rows that it comes from, `ancestors`; where that is the teacher, it is compared once.
+    """
+    rows: list[dict] = []
+    found = []
+    for kind, table in answers.items():
+        for name in table:
+            right = (table[name] == labels).to_numpy()
+            low, high = wilson(right)
+            row = {"model": name, "kind": kind, "accuracy": right.mean(), "low": low, "high": high}
+            for key, other in (("parent", ancestors.get(name)), ("teacher", "teacher")):
+                if other and name != "teacher" and (key, other) != ("parent", "teacher"):
+                    difference = mcnemar(right, (table[other] == labels).to_numpy())
+                    row |= {f"gained_{key}": difference.gained, f"p_{key}": difference.p}
+                    found.append((row, f"verdict_{key}", difference))
+            rows.append(row)
+    for (row, key, _), verdict in zip(found, verdicts([f[2] for f in found]), strict=True):
+        row[key] = verdict
+    columns = ["model", "kind", "accuracy", "low", "high"]
+    columns += [f"{key}_{other}" for other in AGAINST for key in ("gained", "p", "verdict")]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def comparison_markdown(comparison: pd.DataFrame, ancestors: dict[str, str]) -> str:
+    """Accuracy with intervals, and differences in words."""
+    columns = ["model", "parent", "accuracy (95%)", *(f"against {other}" for other in AGAINST)]
+    columns += ["calibrated (95%)", *columns[3:]]
+    rows = []
+    for name, kinds in comparison.groupby("model", sort=False):
+        cells = [str(name), ancestors.get(name) or "–"]
+        for _, row in kinds.iterrows():
+            low, high = 100 * row["low"], 100 * row["high"]
+            cells.append(f"{100 * row['accuracy']:.1f}% ({low:.1f}–{high:.1f})")
+            cells += [_difference(row[f"gained_{other}"], row[f"verdict_{other}"]) for other in AGAINST]
+        rows.append(cells)
+    return table_of(
+        columns,
+        rows,
+        "Test split, 95% Wilson intervals. Differences in points, on the same queries: better or worse by "
+        "McNemar's exact test, at a false discovery rate of 5% over the table. Parent: the nearest row that "
+        "a model comes from.",
+        left=2,
+    )
+
+
+def _difference(gained: float, verdict: str) -> str:
+    return "–" if pd.isna(gained) else f"{100 * gained:+.1f}, {verdict}"
+
+
+def by_domain(
+    answers: pd.DataFrame, labels: np.ndarray, names: list[str], domains: dict[str, list[str]]
+) -> pd.DataFrame:
+    """Accuracy of each model (a column), in each domain (a row); intents of none count as their own."""
+    domain_of = {intent: domain for domain, intents in domains.items() for intent in intents}
+    domain = np.array([domain_of.get(name, name) for name in names])[labels]
+    return answers.eq(labels, axis=0).groupby(domain).mean().rename_axis("domain")
+
+
+def confusions(answers: pd.DataFrame, labels: np.ndarray, names: list[str], most: int = 10) -> pd.DataFrame:
+    """The commonest mistakes of each model: `model`, `intent`, `answer`, `queries`."""
+    found = []
+    for model in answers:
+        wrong = answers[model].to_numpy() != labels
+        pairs = pd.DataFrame({"intent": labels[wrong], "answer": answers[model][wrong]})
+        counts = pairs.value_counts().rename("queries").reset_index()
+        counts = counts.sort_values(["queries", "intent", "answer"], ascending=[False, True, True])
+        found.append(counts.head(most).assign(model=model))
+    table = pd.concat(found, ignore_index=True)
+    for column in ("intent", "answer"):
+        table[column] = [names[i] for i in table[column]]
+    return table[["model", "intent", "answer", "queries"]]

@@ -1,0 +1,74 @@
+"""From load to a plan: how many cores a day's requests take."""
+
+import math
+
+import pandas as pd
+
+from stages.measurement.comparison import interval
+from stages.params import Serve
+from stages.serving.load import FULL, NO_MODEL
+
+DAY = 24 * 60 * 60
+
+
+def throughput(times: pd.DataFrame) -> pd.DataFrame:
+    """Requests a second of all workers together, a row a round and a column a scenario."""
+    by = times[times["load"] == FULL].groupby(["round", "scenario", "worker"])["ms"]
+    return (1000 / by.mean()).groupby(["round", "scenario"]).sum().unstack()
+
+
+def under_load(times: pd.DataFrame, params: Serve) -> pd.DataFrame:
+    """A row for each scenario and load: what was `offered`, requests a second a core; how many `requests`
+    came; `p50_ms`, `p95_ms`, `p99_ms`, each the median over rounds and workers of that percentile there, so
+    that what stalls the machine in fewer than half of them falls out.
+    """
+    speed = throughput(times).median() / times["worker"].nunique()
+    rows = []
+    for name in params.scenarios:
+        for load in params.loads:
+            came = times[(times["scenario"] == name) & (times["load"] == load)]
+            ms = came.groupby(["round", "worker"])["ms"]
+            percentiles = {f"p{q}_ms": ms.quantile(q / 100).median() for q in (50, 95, 99)}
+            row = {"scenario": name, "load": load, "offered": load * speed[name], "requests": len(came)}
+            rows.append(row | percentiles)
+    return pd.DataFrame(rows)
+
+
+def delays(times: pd.DataFrame) -> float:
+    """The 99th percentile, in ms, of the machine's own delays: under_load's of NO_MODEL."""
+    idle = times[times["scenario"] == NO_MODEL]
+    return float(idle.groupby(["round", "worker"])["ms"].quantile(0.99).median())
+
+
+def plan(times: pd.DataFrame, loads: pd.DataFrame, params: Serve, seed: int) -> pd.DataFrame:
+    """A row for each scenario.
+
+    `requests_per_second` of all workers together, as fast as they can; `gain` over the scenario before,
+    the median of the ratios within a round, and its 95% bootstrap interval; latencies at the middle one
+    of the loads; `hit_rate` of the cache. `per_core`, the most requests a second a core that were offered
+    and, as were all fewer, answered with a 99th percentile within `params.p99_ms`; with that,
+    `per_core_and_day` at a peak `params.peak_to_mean` times the mean, and `cores` for
+    `params.requests_a_day`. NaN, where no load was low enough.
+    """
+    rates = throughput(times)
+    rows = []
+    before = None
+    for name, scenario in params.scenarios.items():
+        row = {"scenario": name, "requests_per_second": rates[name].median()}
+        if before is not None:
+            ratios = rates[name] / rates[before]
+            row["gain"] = ratios.median()
+            row["gain_low"], row["gain_high"] = interval(ratios.to_numpy(), seed)
+        before = name
+        mine = loads[loads["scenario"] == name].sort_values("load")
+        middle = mine.iloc[len(mine) // 2]
+        row |= {key: middle[key] for key in ("load", "p50_ms", "p95_ms", "p99_ms")}
+        if scenario.cached:
+            row["hit_rate"] = times.loc[times["scenario"] == name, "hit"].mean()
+        in_time = (mine["p99_ms"] <= params.p99_ms).cummin()
+        row["per_core"] = per_core = mine.loc[in_time, "offered"].max()
+        row["per_core_and_day"] = per_core * DAY / params.peak_to_mean
+        if not math.isnan(per_core):
+            row["cores"] = math.ceil(params.requests_a_day / row["per_core_and_day"])
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("scenario")

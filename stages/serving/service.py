@@ -1,0 +1,145 @@
+"""The HTTP service over one model: /predict, /health, /metrics."""
+
+import json
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from stages.runtime import Prediction
+from stages.runtime.cache import ResponseCache
+from stages.serving.workers import QueueFull, Workers, WorkersFailed
+
+MOST_BYTES = 2**20
+MOST_CHARACTERS = 2000
+MOST_TEXTS = 64
+
+
+class BadRequest(Exception):
+    """The client's fault: a status of 4xx, and what to do."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+async def texts_of(request: Request) -> tuple[list[str], bool]:
+    """The texts in the body, {"text": ...} or {"texts": [...]}, and whether it was the latter."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            raise BadRequest(413, f"the body is longer than {MOST_BYTES} bytes: send fewer texts")
+    try:
+        content = json.loads(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadRequest(400, f"the body is not UTF-8 ({error.reason} at byte {error.start})") from None
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(400, f'the body is not JSON ({error}): send {{"text": "..."}}') from None
+    if not isinstance(content, dict) or len(content.keys() & {"text", "texts"}) != 1:
+        raise BadRequest(400, 'send an object with one of "text", a string, and "texts", a list of strings')
+    several = "texts" in content
+    texts = content["texts"] if several else [content["text"]]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadRequest(400, '"text" should be a string, and "texts" a list of strings')
+    if not texts:
+        raise BadRequest(400, '"texts" is empty: send at least one')
+    if len(texts) > MOST_TEXTS:
+        raise BadRequest(413, f'"texts" has {len(texts)} texts: send at most {MOST_TEXTS} at a time')
+    for text in texts:
+        if not text.strip():
+            raise BadRequest(400, "a text is empty: send at least one word")
+        if len(text) > MOST_CHARACTERS:
+            raise BadRequest(413, f"a text has {len(text)} characters: send at most {MOST_CHARACTERS}")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise BadRequest(400, "a text has half of a surrogate pair: send whole characters")
+    return texts, several
+
+
+class Service:
+    """Requests to answers: the cache first, then the workers; counted in Prometheus's format."""
+
+    def __init__(self, folder: Path, workers: int, waiting: int, cache: int):
+        self.folder = folder
+        self.workers = Workers(folder, workers, waiting)
+        self.cache = ResponseCache(folder, cache) if cache else None
+        self.registry = CollectorRegistry()
+        self.requests = Counter("requests", "Answers to /predict", ["status"], registry=self.registry)
+        self.seconds = Histogram(
+            "request_seconds",
+            "From the head of a request to its answer",
+            buckets=[0.0005 * 2**i for i in range(14)],
+            registry=self.registry,
+        )
+        self.lookups = Counter("cache_lookups", "Texts looked up", ["result"], registry=self.registry)
+        for name, text, value in (
+            ("requests_waiting", "Not taken up yet", lambda: self.workers.queue.qsize()),
+            ("workers_ready", "Workers ready", lambda: len(self.workers.ready)),
+            ("worker_restarts", "Workers that died", lambda: self.workers.restarts),
+        ):
+            Gauge(name, text, registry=self.registry).set_function(value)
+
+    async def answer(self, texts: list[str]) -> list[Prediction]:
+        if self.cache is None:
+            return await self.workers.predict(texts)
+        keys = [self.cache.key(text) for text in texts]
+        answers = {key: answer for key in keys if (answer := self.cache.get(key)) is not None}
+        self.lookups.labels("hit").inc(sum(key in answers for key in keys))
+        unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in answers}
+        if unknown:
+            self.lookups.labels("miss").inc(sum(key in unknown for key in keys))
+            predictions = await self.workers.predict(list(unknown.values()))
+            for key, prediction in zip(unknown, predictions, strict=True):
+                self.cache.put(key, prediction)
+                answers[key] = prediction
+        return [answers[key] for key in keys]
+
+    async def predict(self, request: Request) -> Response:
+        start = time.perf_counter()
+        status, headers = 200, {}
+        try:
+            texts, several = await texts_of(request)
+            answers = [
+                {"label": answer.label, "score": round(answer.score, 4)}
+                for answer in await self.answer(texts)
+            ]
+            content: dict = {"predictions": answers} if several else answers[0]
+        except BadRequest as error:
+            status, content = error.status, {"error": str(error)}
+        except QueueFull:
+            status, content = 503, {"error": "too many requests are waiting: try again in a second"}
+            headers = {"Retry-After": "1"}
+        except WorkersFailed:
+            status, content = 500, {"error": "the workers that took up this request died"}
+        except ClientDisconnect:
+            return Response(status_code=499)
+        self.requests.labels(str(status)).inc()
+        self.seconds.observe(time.perf_counter() - start)
+        return JSONResponse(content, status, headers)
+
+    async def health(self, request: Request) -> Response:
+        """200 while a worker is ready."""
+        pids = [worker.process.pid for worker in self.workers.ready.values()]
+        return JSONResponse({"model": self.folder.name, "workers": pids}, 200 if pids else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(generate_latest(self.registry), media_type="text/plain; version=0.0.4")
+
+    def app(self) -> Starlette:
+        @asynccontextmanager
+        async def lifespan(app):
+            await self.workers.start()
+            yield
+            await self.workers.stop()
+
+        routes = [
+            Route("/predict", self.predict, methods=["POST"]),
+            Route("/health", self.health),
+            Route("/metrics", self.metrics),
+        ]
+        return Starlette(routes=routes, lifespan=lifespan)

@@ -1,0 +1,179 @@
+"""A mixed load on the HTTP service over a real socket, with one of its workers killed on the way."""
+
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from stages import service as command
+from stages.serving.service import MOST_CHARACTERS, MOST_TEXTS
+
+PATIENCE = 60
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request's body, and what should come back: a status, and with 200 the labels."""
+
+    body: bytes
+    status: int
+    labels: tuple[str, ...] = ()
+
+
+BAD = (
+    Asked(b"", 400),
+    Asked(b"what is my balance", 400),
+    Asked(b'{"text": "\xff\xfe"}', 400),
+    Asked(b'{"text": "\\ud800"}', 400),
+    Asked(b'{"text": " "}', 400),
+    Asked(b'{"text": 5}', 400),
+    Asked(b'{"query": "what is my balance"}', 400),
+    Asked(b'["what is my balance"]', 400),
+    Asked(json.dumps({"text": "a" * (MOST_CHARACTERS + 1)}).encode(), 413),
+    Asked(json.dumps({"texts": ["a"] * (MOST_TEXTS + 1)}).encode(), 413),
+)
+
+
+def mix(queries: Sequence[str], labels: dict[str, str], count: int, seed: int) -> list[Asked]:
+    """`count` requests: 85% of one query, 10% of two to eight, 5% bad ones of every kind.
+
+    The queries are taken from `queries` in their order, over and over; `labels` are the right answers.
+    """
+    rng = random.Random(seed)
+    texts = cycle(queries)
+    asked = []
+    for _ in range(count):
+        kind = rng.random()
+        if kind < 0.05:
+            asked.append(rng.choice(BAD))
+        elif kind < 0.15:
+            several = [next(texts) for _ in range(rng.randint(2, 8))]
+            body = json.dumps({"texts": several}).encode()
+            asked.append(Asked(body, 200, tuple(labels[text] for text in several)))
+        else:
+            text = next(texts)
+            asked.append(Asked(json.dumps({"text": text}).encode(), 200, (labels[text],)))
+    return asked
+
+
+@contextmanager
+def service(folder: Path, *options: str) -> Iterator[int]:
+    """The service over `folder` as a process of its own; its port, once it is ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [
+        sys.executable,
+        "-m",
+        command.__name__,
+        "--model",
+        str(folder),
+        "--port",
+        str(port),
+        *options,
+    ]
+    process = subprocess.Popen(arguments)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                get(port, "/health")
+                break
+            except OSError:
+                time.sleep(0.05)
+        else:
+            raise RuntimeError(f"the service over {folder} does not start")
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def get(port: int, path: str) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection.request("GET", path)
+    return connection.getresponse().read()
+
+
+def judge(asked: Asked, status: int, content: bytes) -> str:
+    """ "right", "wrong", or "lost" (the service's own fault, 5xx)."""
+    if status >= 500:
+        return "lost"
+    if status != asked.status:
+        return "wrong"
+    answer = json.loads(content)
+    if status != 200:
+        return "right" if answer["error"] else "wrong"
+    predictions = answer.get("predictions", [answer])
+    return "right" if tuple(p["label"] for p in predictions) == asked.labels else "wrong"
+
+
+def run(port: int, requests: Sequence[Asked], clients: int, kill: bool) -> dict[str, float]:
+    """Send all `requests`, `clients` at a time over as many connections; halfway, `kill` a worker.
+
+    Gives how many were answered `right`, `wrong` and `lost` (no answer, or 5xx), requests a second,
+    latencies in ms as the clients saw them, and how many workers were `killed`.
+    """
+    verdicts: Counter[str] = Counter()
+    milliseconds: list[float] = []
+    waiting = iter(tqdm(requests, "service", unit="request"))
+    halfway = threading.Event()
+    lock = threading.Lock()
+
+    def client() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        while True:
+            with lock:
+                asked = next(waiting, None)
+                if len(milliseconds) >= len(requests) // 2:
+                    halfway.set()
+            if asked is None:
+                halfway.set()
+                return
+            start = time.perf_counter()
+            try:
+                connection.request("POST", "/predict", asked.body)
+                response = connection.getresponse()
+                verdict = judge(asked, response.status, response.read())
+            except (OSError, http.client.HTTPException):
+                verdict = "lost"
+                connection.close()
+            with lock:
+                milliseconds.append(1000 * (time.perf_counter() - start))
+                verdicts[verdict] += 1
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        running = [pool.submit(client) for _ in range(clients)]
+        if kill:
+            halfway.wait()
+            os.kill(json.loads(get(port, "/health"))["workers"][0], signal.SIGKILL)
+        for future in running:
+            future.result()
+    seconds = time.perf_counter() - start
+    p50, p95, p99 = np.quantile(milliseconds, [0.5, 0.95, 0.99])
+    return {
+        "requests": len(requests),
+        **{verdict: verdicts[verdict] for verdict in ("right", "wrong", "lost")},
+        "workers_killed": int(kill),
+        "requests_per_second": round(len(requests) / seconds, 4),
+        "p50_ms": round(float(p50), 4),
+        "p95_ms": round(float(p95), 4),
+        "p99_ms": round(float(p99), 4),
+    }

@@ -1,0 +1,146 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages.reporting import answers
+from stages.runtime import calibrated
+from stages.runtime.calibrated import Calibration, Threshold
+
+NAMES = ["transfer", "oos", "balance"]
+BETTER, WORSE, NONE = "better", "worse", "no difference shown"
+
+
+def test_given(tmp_path, monkeypatch):
+    """Plain, the largest logit; calibrated, 1 is out of scope where no other logit is over the threshold."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logits" / "test").mkdir(parents=True)
+    logits = np.array([[3, 0, 1], [1, 0, 0.5], [0, 2, 1], [0, 5, 4]], np.float32)
+    for name, fitted in (
+        ("teacher", Calibration(2.0, None)),
+        ("small", Calibration(1.0, Threshold(1, "energy", 2.0))),
+    ):
+        (tmp_path / "calibrated" / name).mkdir(parents=True)
+        calibrated.write(tmp_path / "calibrated" / name, fitted)
+        np.save(f"logits/test/{name}.npy", logits if name == "teacher" else logits[::-1])
+    found = answers.given(["teacher", "small"])
+    assert {kind: table.to_dict("list") for kind, table in found.items()} == {
+        "plain": {"teacher": [0, 0, 1, 1], "small": [1, 1, 0, 0]},
+        # Energies 4.02, 1.31, 1.47 and 3.13 of the two intents.
+        "calibrated": {"teacher": [0, 0, 1, 1], "small": [2, 1, 1, 0]},
+    }
+
+
+LABELS = np.zeros(40, dtype=int)
+ANCESTORS = {"small": "teacher", "smaller": "small"}
+
+
+def answered(*wrong):
+    """Answers to 40 queries of intent 0; those of the slices `wrong` are 1."""
+    given = np.zeros(40, dtype=int)
+    for part in wrong:
+        given[part] = 1
+    return given
+
+
+PLAIN = pd.DataFrame(
+    {
+        "teacher": answered(slice(0, 10)),
+        "small": answered(slice(9, 11)),  # wins 9 and loses 1
+        "smaller": answered(slice(9, 25)),  # loses 14 to small; against the teacher, wins 9 and loses 15
+    }
+)
+SAME = pd.DataFrame(dict.fromkeys(PLAIN, answered(slice(0, 10))))
+
+
+def test_compare_by_hand():
+    table = answers.compare({"plain": PLAIN, "calibrated": SAME}, LABELS, ANCESTORS)
+    assert table["model"].tolist() == ["teacher", "small", "smaller"] * 2
+    assert table["kind"].tolist() == ["plain"] * 3 + ["calibrated"] * 3
+    assert table["accuracy"].tolist() == pytest.approx([0.75, 0.95, 0.6, 0.75, 0.75, 0.75])
+    assert (table["low"] < table["accuracy"]).all() and (table["accuracy"] < table["high"]).all()
+    teacher, small, smaller = (row for _, row in table[:3].iterrows())
+    assert teacher.iloc[5:].isna().all()
+    p = 2 * (1 + 10) / 2**10
+    assert small[["gained_teacher", "p_teacher"]].tolist() == pytest.approx([0.2, p])
+    assert pd.isna(small["gained_parent"])  # its parent is the teacher
+    assert smaller[["gained_parent", "p_parent"]].tolist() == pytest.approx([-0.35, 2 / 2**14])
+    assert smaller["gained_teacher"] == pytest.approx(-0.15)
+    # Of six comparisons, three of the same answers: 0.0215 is not under 2 / 6 of 5%, 0.0167.
+    assert small["verdict_teacher"] == NONE
+    assert smaller[["verdict_parent", "verdict_teacher"]].tolist() == [WORSE, NONE]
+    assert (table["gained_teacher"][4:] == 0).all() and (table["verdict_teacher"][4:] == NONE).all()
+    assert (table["gained_parent"][5], table["verdict_parent"][5]) == (0, NONE)
+
+
+def test_what_is_shown_depends_on_the_whole_table():
+    """By itself, the same p is under 5%."""
+    table = answers.compare({"plain": PLAIN[["teacher", "small"]]}, LABELS, {"small": "teacher"})
+    assert table["verdict_teacher"].tolist()[1:] == [BETTER]
+
+
+def test_comparison_markdown():
+    table = answers.compare({"plain": PLAIN, "calibrated": SAME}, LABELS, ANCESTORS)
+    lines = answers.comparison_markdown(table, ANCESTORS).splitlines()
+    assert lines[0] == (
+        "| model | parent | accuracy (95%) | against parent | against teacher | calibrated (95%) "
+        "| against parent | against teacher |"
+    )
+    assert lines[1] == "|---|---|---:|---:|---:|---:|---:|---:|"
+    # Wilson's intervals of 30, 38 and 24 in 40.
+    assert lines[2] == "| teacher | – | 75.0% (59.8–85.8) | – | – | 75.0% (59.8–85.8) | – | – |"
+    assert lines[4] == (
+        "| smaller | small | 60.0% (44.6–73.7) | -35.0, worse | -15.0, no difference shown "
+        "| 75.0% (59.8–85.8) | +0.0, no difference shown | +0.0, no difference shown |"
+    )
+    assert lines[5] == ""
+
+
+def test_the_teacher_alone():
+    table = answers.compare({"plain": PLAIN[["teacher"]], "calibrated": PLAIN[["teacher"]]}, LABELS, {})
+    assert len(table) == 2 and table.iloc[:, 5:].isna().all(axis=None)
+    assert len(answers.comparison_markdown(table, {}).splitlines()) == 5
+
+
+TRUE = np.array([0, 0, 0, 1, 1, 2, 2, 2])
+GIVEN = pd.DataFrame(
+    {
+        "teacher": [0, 0, 1, 1, 1, 2, 2, 0],
+        "small": [2, 1, 2, 0, 2, 0, 1, 2],
+        "right": TRUE,
+    }
+)
+
+
+def test_by_domain():
+    table = answers.by_domain(GIVEN, TRUE, NAMES, {"banking": ["balance", "transfer", "other"]})
+    assert table.index.name == "domain"
+    assert table.T.to_dict() == {
+        "banking": pytest.approx({"teacher": 4 / 6, "small": 1 / 6, "right": 1}),
+        "oos": {"teacher": 1, "small": 0, "right": 1},
+    }
+
+
+def test_by_domain_without_domains():
+    table = answers.by_domain(GIVEN, TRUE, NAMES, {})
+    assert table["teacher"].to_dict() == pytest.approx({"balance": 2 / 3, "oos": 1, "transfer": 2 / 3})
+
+
+@pytest.mark.parametrize("most", [10, 2])
+def test_confusions(most):
+    """The commonest first; of those as common, in the order of the classes."""
+    teacher = [("teacher", "transfer", "oos", 1), ("teacher", "balance", "transfer", 1)]
+    small = [
+        ("small", "transfer", "balance", 2),
+        ("small", "transfer", "oos", 1),
+        ("small", "oos", "transfer", 1),
+        ("small", "oos", "balance", 1),
+        ("small", "balance", "transfer", 1),
+        ("small", "balance", "oos", 1),
+    ]
+    table = answers.confusions(GIVEN, TRUE, NAMES, most)
+    assert table.columns.tolist() == ["model", "intent", "answer", "queries"]
+    assert list(table.itertuples(index=False, name=None)) == [*teacher, *small[:most]]
+
+
+def test_confusions_of_none():
+    assert answers.confusions(GIVEN[["right"]], TRUE, NAMES).empty

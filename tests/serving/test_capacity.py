@@ -1,0 +1,98 @@
+import math
+
+import pandas as pd
+import pytest
+
+from stages import params
+from stages.serving import capacity
+
+SCENARIOS = {
+    "slow": {"model": "teacher"},
+    "fast": {"model": "small"},
+    "known": {"model": "small", "cached": True},
+}
+SERVE = params.load().serve.model_copy(
+    update={
+        "scenarios": {name: params.Scenario(**values) for name, values in SCENARIOS.items()},
+        "loads": [0.5, 0.8],
+        "requests_a_day": 1e9,
+        "peak_to_mean": 2.0,
+        "p99_ms": 20.0,
+    }
+)
+
+
+@pytest.fixture
+def times():
+    """Two workers, three rounds. `slow` takes 50 ms and `fast` 2; in the second round, all twice that."""
+    rows = [
+        (step, scenario, 0.0, worker, (2 if step == 1 else 1) * ms, False)
+        for step in range(3)
+        for scenario, ms in (("slow", 50.0), ("fast", 2.0), ("known", 1.0))
+        for worker in range(2)
+        for _ in range(4)
+    ]
+    for scenario, load, latencies in (
+        ("slow", 0.5, [60.0] * 100),
+        ("slow", 0.8, [90.0] * 100),
+        ("fast", 0.5, [2.0] * 98 + [19.0] * 2),
+        ("fast", 0.8, [3.0] * 98 + [21.0] * 2),
+        ("known", 0.5, [1.0] * 100),
+        ("known", 0.8, [2.0] * 100),
+    ):
+        rows += [(3, scenario, load, 0, ms, scenario == "known") for ms in latencies]
+    rows += [(i, "no model", 1.0, 0, ms, False) for i in range(3) for ms in [0.1] * 99 + [[9.0, 2.0, 3.0][i]]]
+    return pd.DataFrame(rows, columns=["round", "scenario", "load", "worker", "ms", "hit"])
+
+
+def test_throughput(times):
+    rates = capacity.throughput(times)
+    assert rates["slow"].tolist() == [40, 20, 40]
+    assert rates["fast"].tolist() == [1000, 500, 1000]
+
+
+def test_under_load(times):
+    loads = capacity.under_load(times, SERVE).set_index(["scenario", "load"])
+    assert loads["offered"].to_dict() == {
+        ("slow", 0.5): 10, ("slow", 0.8): 16, ("fast", 0.5): 250, ("fast", 0.8): 400,
+        ("known", 0.5): 500, ("known", 0.8): 800,
+    }  # fmt: skip
+    row = loads.loc[("fast", 0.8)]
+    assert (row["requests"], row["p50_ms"], row["p99_ms"]) == (100, 3, 21)
+
+
+def test_plan(times):
+    plan = capacity.plan(times, capacity.under_load(times, SERVE), SERVE, seed=0)
+    assert plan["requests_per_second"].to_dict() == {"slow": 40, "fast": 1000, "known": 2000}
+    assert math.isnan(plan["gain"]["slow"])
+    assert plan.loc["fast", ["gain", "gain_low", "gain_high"]].tolist() == [25, 25, 25]  # in every round
+    assert plan["gain"]["known"] == 2
+    assert plan["p99_ms"]["fast"] == 21 and plan["load"]["fast"] == 0.8
+    assert plan["hit_rate"].tolist()[2] == pytest.approx(200 / 224)
+    # 250 a second is the most that `fast` answers in time.
+    assert plan["per_core"].tolist() == pytest.approx([math.nan, 250, 800], nan_ok=True)
+    assert plan["per_core_and_day"]["fast"] == 250 * 86400 / 2
+    assert plan["cores"].tolist() == pytest.approx([math.nan, 93, 29], nan_ok=True)
+    assert 92 < 1e9 / (250 * 86400 / 2) < 93
+
+
+def test_a_load_above_one_that_was_too_much_does_not_count(times):
+    """Answered in time by chance, where a lower one was not."""
+    times.loc[(times["scenario"] == "fast") & (times["load"] == 0.5), "ms"] = 30.0
+    times.loc[(times["scenario"] == "fast") & (times["load"] == 0.8), "ms"] = 1.0
+    plan = capacity.plan(times, capacity.under_load(times, SERVE), SERVE, seed=0)
+    assert math.isnan(plan["per_core"]["fast"])
+
+
+def test_a_stalled_round_falls_out(times):
+    """Of three rounds, one in which the machine stood still."""
+    rows = times[(times["scenario"] == "known") & (times["load"] == 0.5)]
+    more = [rows.assign(round=4, ms=500.0), rows.assign(round=5)]
+    loads = capacity.under_load(pd.concat([times, *more]), SERVE).set_index(["scenario", "load"])
+    assert loads.loc[("known", 0.5), "p99_ms"] == 1
+    assert loads.loc[("known", 0.5), "requests"] == 300
+
+
+def test_delays(times):
+    """Of three rounds, each 100 arrivals and one of them late: 1% of the way from 0.1 ms to how late."""
+    assert capacity.delays(times) == pytest.approx(0.1 + 0.01 * 2.9)

@@ -1,0 +1,212 @@
+"""The service as its clients see it: a process of its own, over a socket."""
+
+import http.client
+import json
+import os
+import re
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from stages import runtime, service
+from stages.serving import soak, traffic
+from stages.serving.service import MOST_BYTES, MOST_CHARACTERS, MOST_TEXTS
+
+QUERIES = [f"{verb} w{i} {rest}" for i in range(20, 50) for verb in ("send", "rent") for rest in ("car", "")]
+
+
+def post(port, body, path="/predict", method="POST", headers=None):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(method, path, body, headers or {})
+    response = connection.getresponse()
+    return response.status, json.loads(response.read() or b"null")
+
+
+def ask(port, text):
+    return post(port, json.dumps({"text": text}).encode())
+
+
+def metric(port, name):
+    text = soak.get(port, "/metrics").decode()
+    return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)[1])
+
+
+def workers(port):
+    return json.loads(soak.get(port, "/health"))["workers"]
+
+
+def until(true):
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def model(exported):
+    return exported / "student-ort"
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    classifier = runtime.load(model)
+    return {query: classifier.predict([query])[0] for query in QUERIES}
+
+
+@pytest.fixture(scope="module")
+def port(model):
+    with soak.service(model, "--workers", "2") as port:
+        yield port
+
+
+def test_one_and_several(port, expected):
+    for query in QUERIES[:3]:
+        status, answer = ask(port, query)
+        assert status == 200
+        assert answer == {"label": expected[query].label, "score": round(expected[query].score, 4)}
+    status, answer = post(port, json.dumps({"texts": QUERIES[:5]}).encode())
+    assert status == 200
+    assert [p["label"] for p in answer["predictions"]] == [expected[query].label for query in QUERIES[:5]]
+
+
+BAD = {
+    "nothing": (b"", 400, "not JSON"),
+    "no JSON": (b"my balance", 400, "not JSON"),
+    "deep": (b"[" * 100_000, 400, "not JSON"),
+    "not UTF-8": (b'{"text": "\xe9t\xe9"}', 400, "not UTF-8"),
+    "half a character": (b'{"text": "\\ud83d"}', 400, "surrogate"),
+    "empty": (b'{"text": ""}', 400, "empty"),
+    "blank": (b'{"texts": ["my balance", " \\n"]}', 400, "empty"),
+    "no texts": (b'{"texts": []}', 400, "empty"),
+    "a number": (b'{"text": 5}', 400, "string"),
+    "a list of numbers": (b'{"texts": [5]}', 400, "string"),
+    "a string for a list": (b'{"texts": "my balance"}', 400, "string"),
+    "both": (b'{"text": "a", "texts": ["a"]}', 400, "one of"),
+    "neither": (b"{}", 400, "one of"),
+    "a list": (b'["my balance"]', 400, "one of"),
+    "null": (b"null", 400, "one of"),
+    "too long": (json.dumps({"text": "a" * (MOST_CHARACTERS + 1)}).encode(), 413, "characters"),
+    "too many": (json.dumps({"texts": ["a"] * (MOST_TEXTS + 1)}).encode(), 413, "texts"),
+    "too large": (b" " * (MOST_BYTES + 1), 413, "bytes"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_requests(port, name):
+    body, status, word = BAD[name]
+    before = metric(port, 'requests_total{status="200"}')
+    found, answer = post(port, body)
+    assert found == status
+    assert word in answer["error"] and "\n" not in answer["error"]
+    assert metric(port, 'requests_total{status="200"}') == before
+
+
+def test_just_short_enough(port):
+    assert ask(port, "a" * MOST_CHARACTERS)[0] == 200
+    assert post(port, json.dumps({"texts": ["my car"] * MOST_TEXTS}).encode())[0] == 200
+
+
+def test_odd_texts(port):
+    for text in ("\x00", "🚗 " * 500, "\u202e", "é" * 100):
+        assert ask(port, text)[0] == 200
+
+
+def test_what_is_not_there(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    for method, path, status in (("GET", "/predict", 405), ("GET", "/nowhere", 404)):
+        connection.request(method, path)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == status
+
+
+def test_a_client_that_leaves(port):
+    """Half a request, and gone: the others are answered."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.putrequest("POST", "/predict")
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders(b'{"text": ')
+    connection.close()
+    assert ask(port, "my balance")[0] == 200
+
+
+def test_a_mixed_load_with_a_worker_killed(model, expected):
+    labels = {query: prediction.label for query, prediction in expected.items()}
+    requests = soak.mix(traffic.draw(QUERIES, 1.0, 5000, seed=0), labels, 3000, seed=0)
+    with soak.service(model, "--workers", "2", "--cache", "20") as port:
+        before = workers(port)
+        found = soak.run(port, requests, clients=8, kill=True)
+        assert (found["right"], found["wrong"], found["lost"]) == (3000, 0, 0)
+        until(lambda: len(workers(port)) == 2)
+        assert workers(port) != before
+        assert metric(port, "worker_restarts") == 1
+        lookups = [metric(port, f'cache_lookups_total{{result="{kind}"}}') for kind in ("hit", "miss")]
+        assert min(lookups) > 100
+
+
+@contextmanager
+def stopped(model, *options):
+    """A service whose only worker stands still, and its clients."""
+    with soak.service(model, "--workers", "1", *options) as port, ThreadPoolExecutor(8) as clients:
+        (worker,) = workers(port)
+        os.kill(worker, signal.SIGSTOP)
+        yield port, worker, clients
+
+
+def test_a_request_outlives_its_worker(model, expected):
+    with stopped(model) as (port, worker, clients):
+        answer = clients.submit(ask, port, QUERIES[0])
+        until(lambda: metric(port, "requests_waiting") == 0)
+        time.sleep(0.2)
+        os.kill(worker, signal.SIGKILL)
+        assert answer.result()[1]["label"] == expected[QUERIES[0]].label
+        assert workers(port) != [worker]
+
+
+def test_a_full_queue(model, expected):
+    with stopped(model, "--queue", "2") as (port, worker, clients):
+        answers = [clients.submit(ask, port, QUERIES[0])]
+        time.sleep(0.2)  # taken up by the worker
+        for waiting in (1, 2):
+            answers.append(clients.submit(ask, port, QUERIES[waiting]))
+            until(lambda waiting=waiting: metric(port, "requests_waiting") == waiting)
+        status, answer = ask(port, QUERIES[3])
+        assert status == 503 and "try again" in answer["error"]
+        os.kill(worker, signal.SIGCONT)
+        for query, answer in zip(QUERIES, answers, strict=False):
+            assert answer.result()[1]["label"] == expected[query].label
+
+
+def test_nothing_accepted_is_lost_at_the_end(model, expected):
+    with stopped(model) as (port, worker, clients):
+        answers = [clients.submit(ask, port, query) for query in QUERIES[:6]]
+        until(lambda: metric(port, "requests_waiting") == 5)
+        parent = int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{worker}/status").read_text())[1])
+        os.kill(parent, signal.SIGTERM)
+        time.sleep(0.5)
+        assert not any(answer.done() for answer in answers)
+        os.kill(worker, signal.SIGCONT)
+        for query, answer in zip(QUERIES, answers, strict=False):
+            status, content = answer.result()
+            assert (status, content["label"]) == (200, expected[query].label)
+        with pytest.raises(OSError):
+            until(lambda: not soak.get(port, "/health"))
+        until(lambda: not Path(f"/proc/{worker}").exists())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nowhere"], "nowhere is no model folder"),
+        (["--model", "x", "--workers", "0"], "--workers is 0: it should be 1 or more"),
+        (["--model", "x", "--cache", "-1"], "--cache is -1: it should be 0 or more"),
+    ],
+)
+def test_bad_options(arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        service.main(arguments)
+    assert message in stopped.value.code
