@@ -110,7 +110,7 @@ def test_results(clone):
         assert (counts[load] == 4).all()  # 2 rounds of 2
     assert (counts["batch of 4"] == 2).all()
     pictures = sorted(path.stem for path in (clone.path / "metrics").glob("*.png"))
-    assert len(pictures) == 8
+    assert len(pictures) == 9
     for picture in pictures:
         assert (clone.path / "metrics" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
     for table in ("results.md", "accuracy.md", "latency.md", "calibration.md", "sizes.md"):
