@@ -25,7 +25,7 @@ def main():
     drawn = traffic.draw(queries, exponent, 200_000, p.seed)
     times = load.run(folders, drawn, workers, p.serve, p.seed)
     loads = capacity.under_load(times, p.serve)
-    plan = capacity.plan(times, loads, p.serve, p.seed)
+    plan = capacity.plan(times, loads, p.serve)
 
     folder = list(folders.values())[-1]
     classifier = runtime.load(folder)

@@ -14,7 +14,7 @@ from stages.reporting.markdown import percent, table_of
 
 
 def markdown(plan: pd.DataFrame, service: dict, params: Serve, machine: dict) -> str:
-    columns = ["step", "model", "requests a second", "gain (95%)", "p50 / p95 / p99, ms", "cache hits"]
+    columns = ["step", "model", "requests a second", "gain (range)", "p50 / p95 / p99, ms", "cache hits"]
     columns += ["requests a second a core", "requests a day a core, millions", "cores"]
     rows = []
     for name, row in plan.iterrows():

@@ -4,10 +4,11 @@ import math
 
 import pandas as pd
 
-from stages.measurement.comparison import interval
 from stages.params import Serve
 from stages.serving.load import FULL, NO_MODEL
 
+COLUMNS = ["requests_per_second", "gain", "gain_low", "gain_high", "load", "p50_ms", "p95_ms", "p99_ms"]
+COLUMNS += ["hit_rate", "per_core", "per_core_and_day", "cores"]
 DAY = 24 * 60 * 60
 
 
@@ -18,18 +19,18 @@ def throughput(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def under_load(times: pd.DataFrame, params: Serve) -> pd.DataFrame:
-    """A row for each scenario and load: what was `offered`, requests a second a core; how many `requests`
-    came; `p50_ms`, `p95_ms`, `p99_ms`, each the median over rounds and workers of that percentile there, so
-    that what stalls the machine in fewer than half of them falls out.
+    """A row for each scenario and load: what was `offered`, requests that came a second a core; how many
+    `requests` came in all; `p50_ms`, `p95_ms`, `p99_ms`, each the median over rounds and workers of that
+    percentile there, so that what stalls the machine in fewer than half of them falls out.
     """
-    speed = throughput(times).median() / times["worker"].nunique()
+    seconds = params.seconds * params.rounds * times["worker"].nunique()
     rows = []
     for name in params.scenarios:
         for load in params.loads:
             came = times[(times["scenario"] == name) & (times["load"] == load)]
             ms = came.groupby(["round", "worker"])["ms"]
             percentiles = {f"p{q}_ms": ms.quantile(q / 100).median() for q in (50, 95, 99)}
-            row = {"scenario": name, "load": load, "offered": load * speed[name], "requests": len(came)}
+            row = {"scenario": name, "load": load, "offered": len(came) / seconds, "requests": len(came)}
             rows.append(row | percentiles)
     return pd.DataFrame(rows)
 
@@ -40,11 +41,11 @@ def delays(times: pd.DataFrame) -> float:
     return float(idle.groupby(["round", "worker"])["ms"].quantile(0.99).median())
 
 
-def plan(times: pd.DataFrame, loads: pd.DataFrame, params: Serve, seed: int) -> pd.DataFrame:
+def plan(times: pd.DataFrame, loads: pd.DataFrame, params: Serve) -> pd.DataFrame:
     """A row for each scenario.
 
     `requests_per_second` of all workers together, as fast as they can; `gain` over the scenario before,
-    the median of the ratios within a round, and its 95% bootstrap interval; latencies at the middle one
+    the median of the ratios within a round, and their range; latencies at the middle one
     of the loads; `hit_rate` of the cache. `per_core`, the most requests a second a core that were offered
     and, as were all fewer, answered with a 99th percentile within `params.p99_ms`; with that,
     `per_core_and_day` at a peak `params.peak_to_mean` times the mean, and `cores` for
@@ -58,7 +59,7 @@ def plan(times: pd.DataFrame, loads: pd.DataFrame, params: Serve, seed: int) -> 
         if before is not None:
             ratios = rates[name] / rates[before]
             row["gain"] = ratios.median()
-            row["gain_low"], row["gain_high"] = interval(ratios.to_numpy(), seed)
+            row["gain_low"], row["gain_high"] = ratios.min(), ratios.max()
         before = name
         mine = loads[loads["scenario"] == name].sort_values("load")
         middle = mine.iloc[len(mine) // 2]
@@ -71,4 +72,5 @@ def plan(times: pd.DataFrame, loads: pd.DataFrame, params: Serve, seed: int) -> 
         if not math.isnan(per_core):
             row["cores"] = math.ceil(params.requests_a_day / row["per_core_and_day"])
         rows.append(row)
-    return pd.DataFrame(rows).set_index("scenario")
+    table = pd.DataFrame(rows).set_index("scenario")
+    return table.reindex(columns=COLUMNS)

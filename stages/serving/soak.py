@@ -115,9 +115,12 @@ def judge(asked: Asked, status: int, content: bytes) -> str:
     """ "right", "wrong", or "lost" (the service's own fault, 5xx)."""
     if status >= 500:
         return "lost"
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        return "wrong"
     if status != asked.status:
         return "wrong"
-    answer = json.loads(content)
     if status != 200:
         return "right" if answer["error"] else "wrong"
     predictions = answer.get("predictions", [answer])

@@ -46,6 +46,10 @@ def test_verdicts(asked, status, content, verdict):
     assert soak.judge(asked, status, json.dumps(content).encode()) == verdict
 
 
+def test_an_answer_that_is_no_json():
+    assert soak.judge(BAD, 400, b"Invalid HTTP request received.") == "wrong"
+
+
 def test_answers_that_are_wrong_or_lost_are_counted(models):
     asked = Asked(b'{"text": "my balance"}', 200, ("no such label",))
     with soak.service(models / "student-ort", "--workers", "1") as port:
