@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stages import params
 from stages.atomic import replacing
-from stages.errors import command
+from stages.errors import UserError, command
 
 
 @command
@@ -19,7 +19,10 @@ def main():
     from stages.serving import capacity, load, soak, traffic
 
     queries = sorted(set(tables.read("test")["text"]))
-    workers = p.serve.workers or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
+    workers = p.serve.workers or cores
+    if workers > cores:
+        raise UserError(f"serve.workers is {workers}: there are {cores} cores, and each needs one of its own")
     folders = {name: model_folder.CALIBRATED / s.model for name, s in p.serve.scenarios.items()}
     exponent = traffic.exponent_for(len(queries), p.serve.cache, p.serve.hit_rate)
     drawn = traffic.draw(queries, exponent, 200_000, p.seed)
@@ -40,7 +43,7 @@ def main():
     texts = {
         "serving.json": json.dumps({**rows, "service": service, "machine": found}, indent=2) + "\n",
         "serving.csv": loads.to_csv(index=False, float_format="%.4f"),
-        "serving.md": serving.markdown(plan, service, p.serve, described),
+        "serving.md": serving.markdown(plan, loads, service, p.serve, described),
     }
     for name, text in texts.items():
         with replacing(Path(p.report.folder) / name) as scratch:

@@ -30,21 +30,27 @@ def main(argv: list[str] | None = None):
     )
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--workers", type=int, default=cores, help="processes (default: one a core)")
-    parser.add_argument("--queue", type=int, default=256, help="requests that may wait (default: 256)")
+    parser.add_argument("--queue", type=int, default=256, help="texts that may wait (default: 256)")
     parser.add_argument("--cache", type=int, default=0, help="answers to keep (default: none)")
     arguments = parser.parse_args(argv)
-    for name, least in (("workers", 1), ("queue", 1), ("cache", 0)):
+    for name, least in (("port", 0), ("workers", 1), ("queue", 1), ("cache", 0)):
         if (value := getattr(arguments, name)) < least:
             raise UserError(f"--{name} is {value}: it should be {least} or more")
+    if arguments.port > 65535:
+        raise UserError(f"--port is {arguments.port}: it should be 65535 or less")
     label_names(arguments.model)  # a clear error where there is no model
 
     import uvicorn
 
-    from stages.serving.service import Service
+    from stages.serving.service import ANSWER_SECONDS, BODY_SECONDS, Service
 
     service = Service(arguments.model, arguments.workers, arguments.queue, arguments.cache)
     uvicorn.run(
-        service.app(), host=arguments.host, port=arguments.port, access_log=False, log_level="warning"
+        service.app(),
+        host=arguments.host,
+        port=arguments.port,
+        access_log=False,
+        timeout_graceful_shutdown=ANSWER_SECONDS + BODY_SECONDS,
     )
 
 

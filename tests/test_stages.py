@@ -241,7 +241,7 @@ def test_serving(project):
     measured(
         project,
         serve={
-            "scenarios": scenarios, "workers": 2, "rounds": 2, "seconds": 0.1, "loads": [0.5],
+            "scenarios": scenarios, "workers": 1, "rounds": 2, "seconds": 0.1, "loads": [0.5],
             "requests": 50, "clients": 2,
         },
     )  # fmt: skip
@@ -257,6 +257,12 @@ def test_serving(project):
     service = found["service"]
     assert (service["right"], service["wrong"], service["lost"], service["workers_killed"]) == (50, 0, 0, 1)
     assert pd.read_csv("metrics/serving.csv")["scenario"].tolist() == list(scenarios)
+
+
+def test_more_workers_than_cores(project):
+    measured(project, serve={"scenarios": {"one": {"model": "teacher"}}, "workers": 1000})
+    with pytest.raises(SystemExit, match="serve.workers is 1000: there are"):
+        serve.main()
 
 
 def test_an_interrupted_stage_leaves_nothing_half_written(project, monkeypatch):

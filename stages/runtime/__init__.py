@@ -39,6 +39,9 @@ class Classifier:
         self.calibration = calibrated.read(folder)
         self.session = session
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text is no separator, but what was typed
+        if length is not None:
+            self.tokenizer.enable_truncation(length)
         self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id("[PAD]") or 0, length=length)
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +67,7 @@ class Classifier:
 def load(folder: Path | str, threads: int = 1, length: int | None = None) -> Classifier:
     """The model in `folder`, running on `threads` threads (torch's are the whole process's).
 
-    Queries are padded to the longest of their batch, or all to `length` WordPieces.
+    Queries are padded to the longest of their batch, or all cut or padded to `length` WordPieces.
     """
     folder = Path(folder)
     label_names(folder)  # first of all, a clear error where there is no model

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, BrokenBarrierError
 
 import pandas as pd
 from tqdm import tqdm
@@ -91,6 +91,10 @@ def run(
             pool.submit(_work, number, folders, queries[number::workers], params, seed)
             for number in range(workers)
         ]
+        errors = [future.exception() for future in running]
+        for error in errors:
+            if not isinstance(error, BrokenBarrierError | None):  # which the others have of it
+                raise error
         return pd.concat([future.result() for future in running], ignore_index=True)
 
 

@@ -1,5 +1,6 @@
 """The HTTP service over one model: /predict, /health, /metrics."""
 
+import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
@@ -13,11 +14,13 @@ from starlette.routing import Route
 
 from stages.runtime import Prediction
 from stages.runtime.cache import ResponseCache
-from stages.serving.workers import QueueFull, Workers, WorkersFailed
+from stages.serving.workers import Abandoned, QueueFull, Workers, WorkersFailed
 
 MOST_BYTES = 2**20
 MOST_CHARACTERS = 2000
 MOST_TEXTS = 64
+BODY_SECONDS = 10
+ANSWER_SECONDS = 30
 
 
 class BadRequest(Exception):
@@ -31,10 +34,14 @@ class BadRequest(Exception):
 async def texts_of(request: Request) -> tuple[list[str], bool]:
     """The texts in the body, {"text": ...} or {"texts": [...]}, and whether it was the latter."""
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            raise BadRequest(413, f"the body is longer than {MOST_BYTES} bytes: send fewer texts")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_BYTES:
+                    raise BadRequest(413, f"the body is longer than {MOST_BYTES} bytes: send fewer texts")
+    except TimeoutError:
+        raise BadRequest(408, f"the body was not all there after {BODY_SECONDS} s: send it at once") from None
     try:
         content = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -56,8 +63,10 @@ async def texts_of(request: Request) -> tuple[list[str], bool]:
             raise BadRequest(400, "a text is empty: send at least one word")
         if len(text) > MOST_CHARACTERS:
             raise BadRequest(413, f"a text has {len(text)} characters: send at most {MOST_CHARACTERS}")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise BadRequest(400, "a text has half of a surrogate pair: send whole characters")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadRequest(400, "a text has half of a surrogate pair: send whole characters") from None
     return texts, several
 
 
@@ -78,22 +87,22 @@ class Service:
         )
         self.lookups = Counter("cache_lookups", "Texts looked up", ["result"], registry=self.registry)
         for name, text, value in (
-            ("requests_waiting", "Not taken up yet", lambda: self.workers.queue.qsize()),
+            ("texts_waiting", "Not taken up yet", lambda: self.workers.queue.qsize()),
             ("workers_ready", "Workers ready", lambda: len(self.workers.ready)),
-            ("worker_restarts", "Workers that died", lambda: self.workers.restarts),
+            ("worker_restarts", "Workers that died or hung", lambda: self.workers.restarts),
         ):
             Gauge(name, text, registry=self.registry).set_function(value)
 
-    async def answer(self, texts: list[str]) -> list[Prediction]:
+    async def answer(self, texts: list[str], request: Request) -> list[Prediction]:
         if self.cache is None:
-            return await self.workers.predict(texts)
+            return await self.workers.predict(texts, request.is_disconnected)
         keys = [self.cache.key(text) for text in texts]
         answers = {key: answer for key in keys if (answer := self.cache.get(key)) is not None}
         self.lookups.labels("hit").inc(sum(key in answers for key in keys))
         unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in answers}
         if unknown:
             self.lookups.labels("miss").inc(sum(key in unknown for key in keys))
-            predictions = await self.workers.predict(list(unknown.values()))
+            predictions = await self.workers.predict(list(unknown.values()), request.is_disconnected)
             for key, prediction in zip(unknown, predictions, strict=True):
                 self.cache.put(key, prediction)
                 answers[key] = prediction
@@ -104,20 +113,21 @@ class Service:
         status, headers = 200, {}
         try:
             texts, several = await texts_of(request)
-            answers = [
-                {"label": answer.label, "score": round(answer.score, 4)}
-                for answer in await self.answer(texts)
-            ]
+            async with asyncio.timeout(ANSWER_SECONDS):
+                found = await self.answer(texts, request)
+            answers = [{"label": answer.label, "score": round(answer.score, 4)} for answer in found]
             content: dict = {"predictions": answers} if several else answers[0]
         except BadRequest as error:
             status, content = error.status, {"error": str(error)}
         except QueueFull:
             status, content = 503, {"error": "too many requests are waiting: try again in a second"}
             headers = {"Retry-After": "1"}
+        except TimeoutError:
+            status, content = 503, {"error": f"no worker had answered after {ANSWER_SECONDS} s"}
         except WorkersFailed:
-            status, content = 500, {"error": "the workers that took up this request died"}
-        except ClientDisconnect:
-            return Response(status_code=499)
+            status, content = 500, {"error": "the workers that took up this request died or hung"}
+        except (ClientDisconnect, Abandoned):
+            status, content = 499, {"error": "the client has left"}
         self.requests.labels(str(status)).inc()
         self.seconds.observe(time.perf_counter() - start)
         return JSONResponse(content, status, headers)

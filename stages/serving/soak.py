@@ -102,7 +102,10 @@ def service(folder: Path, *options: str) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def get(port: int, path: str) -> bytes:
@@ -115,16 +118,16 @@ def judge(asked: Asked, status: int, content: bytes) -> str:
     """ "right", "wrong", or "lost" (the service's own fault, 5xx)."""
     if status >= 500:
         return "lost"
-    try:
-        answer = json.loads(content)
-    except ValueError:
-        return "wrong"
     if status != asked.status:
         return "wrong"
-    if status != 200:
+    try:
+        answer = json.loads(content)
+        if status == 200:
+            predictions = answer.get("predictions", [answer])
+            return "right" if tuple(p["label"] for p in predictions) == asked.labels else "wrong"
         return "right" if answer["error"] else "wrong"
-    predictions = answer.get("predictions", [answer])
-    return "right" if tuple(p["label"] for p in predictions) == asked.labels else "wrong"
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return "wrong"
 
 
 def run(port: int, requests: Sequence[Asked], clients: int, kill: bool) -> dict[str, float]:
@@ -140,6 +143,12 @@ def run(port: int, requests: Sequence[Asked], clients: int, kill: bool) -> dict[
     lock = threading.Lock()
 
     def client() -> None:
+        try:
+            ask()
+        finally:
+            halfway.set()
+
+    def ask() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         while True:
             with lock:
@@ -147,7 +156,6 @@ def run(port: int, requests: Sequence[Asked], clients: int, kill: bool) -> dict[
                 if len(milliseconds) >= len(requests) // 2:
                     halfway.set()
             if asked is None:
-                halfway.set()
                 return
             start = time.perf_counter()
             try:

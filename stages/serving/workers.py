@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import multiprocessing
-import signal
+import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.connection import Connection
@@ -13,26 +14,30 @@ from stages import runtime
 from stages.runtime import Prediction
 
 ATTEMPTS = 3
+PATIENCE = 10.0  # seconds that a worker may take for a text
 log = logging.getLogger("uvicorn.error")
 
 
 class QueueFull(Exception):
-    """As many requests are waiting as may."""
+    """As many texts are waiting as may."""
+
+
+class Abandoned(Exception):
+    """Whoever asked has left."""
 
 
 class WorkersFailed(Exception):
-    """Every worker that took up this request died of it."""
+    """Every worker that took up this text died of it, or hung."""
 
 
 def _serve(folder: Path, connection: Connection) -> None:
     """Answer what comes through `connection` until its other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which has answers to wait for
+    os.setsid()  # Ctrl-C is for the parent, which has answers to wait for
     classifier = runtime.load(folder, threads=1)
     connection.send("ready")
     try:
         while True:
-            texts = connection.recv()
-            connection.send([classifier.predict([text])[0] for text in texts])
+            connection.send(classifier.predict([connection.recv()])[0])
     except EOFError:
         return
 
@@ -57,29 +62,43 @@ class Worker:
             loop.remove_reader(self.connection.fileno())
         return self.connection.recv()
 
-    async def predict(self, texts: list[str]) -> list[Prediction]:
-        self.connection.send(texts)
-        return await self.receive()
+    async def predict(self, text: str) -> Prediction:
+        self.connection.send(text)
+        async with asyncio.timeout(PATIENCE):
+            return await self.receive()
 
     def close(self) -> None:
         self.connection.close()
-        self.process.terminate()
+        self.process.kill()
         self.process.join()
 
 
+async def started(folder: Path) -> Worker:
+    """A worker that is ready."""
+    worker = Worker(folder)
+    try:
+        await worker.receive()
+    except BaseException:
+        worker.close()
+        raise
+    return worker
+
+
 @dataclass(order=True)
-class Request:
+class Job:
     number: int
-    texts: list[str] = field(compare=False)
+    text: str = field(compare=False)
+    abandoned: Callable[[], Awaitable[bool]] = field(compare=False)
     answer: asyncio.Future = field(compare=False)
     attempts: int = field(default=0, compare=False)
 
 
 class Workers:
-    """`count` workers, and at most `waiting` requests that none has taken up yet.
+    """`count` workers, and texts that wait for one: no more are taken in while `waiting` of them do.
 
-    A request whose worker dies is taken up by another, before those that came later; the dead worker is
-    replaced. Each text is answered alone, so that an answer does not depend on what else was asked.
+    Each text is answered alone, so that an answer does not depend on what else was asked. One whose worker
+    dies, or takes longer than PATIENCE, is taken up by another before those that came later, and the worker
+    is replaced.
     """
 
     def __init__(self, folder: Path, count: int, waiting: int):
@@ -90,24 +109,31 @@ class Workers:
     async def start(self) -> None:
         """Return once all workers are ready; an OSError, if one cannot be started."""
         self.numbers = count()
-        self.queue: asyncio.PriorityQueue[Request] = asyncio.PriorityQueue()
-        workers = [Worker(self.folder) for _ in range(self.count)]
+        self.queue: asyncio.PriorityQueue[Job] = asyncio.PriorityQueue()
         try:
-            for worker in workers:
-                await worker.receive()
-        except EOFError:
-            for worker in workers:
-                worker.close()
+            async with asyncio.TaskGroup() as group:
+                workers = [group.create_task(started(self.folder)) for _ in range(self.count)]
+        except* EOFError:
             raise OSError(f"a worker could not load {self.folder}") from None
-        self.tasks = [asyncio.create_task(self._run(i, worker)) for i, worker in enumerate(workers)]
+        self.ready = {number: task.result() for number, task in enumerate(workers)}
+        self.tasks = [asyncio.create_task(self._run(*pair)) for pair in self.ready.items()]
 
-    async def predict(self, texts: list[str]) -> list[Prediction]:
-        """Raises QueueFull, or WorkersFailed."""
+    async def predict(self, texts: list[str], abandoned: Callable[[], Awaitable[bool]]) -> list[Prediction]:
+        """The answers to `texts`, unless by the time of a text's turn it is `abandoned`.
+
+        Raises QueueFull, Abandoned or WorkersFailed.
+        """
         if self.queue.qsize() >= self.waiting:
             raise QueueFull
-        request = Request(next(self.numbers), texts, asyncio.get_running_loop().create_future())
-        self.queue.put_nowait(request)
-        return await request.answer
+        loop = asyncio.get_running_loop()
+        jobs = [Job(next(self.numbers), text, abandoned, loop.create_future()) for text in texts]
+        for job in jobs:
+            self.queue.put_nowait(job)
+        try:
+            return await asyncio.gather(*(job.answer for job in jobs))
+        finally:
+            for job in jobs:
+                job.answer.cancel()
 
     async def stop(self) -> None:
         for task in self.tasks:
@@ -117,39 +143,37 @@ class Workers:
     async def _run(self, number: int, worker: Worker) -> None:
         try:
             while True:
-                self.ready[number] = worker
-                request = await self.queue.get()
-                if request.answer.done():  # its client has left
+                job = await self.queue.get()
+                if not job.answer.done() and await job.abandoned():
+                    job.answer.set_exception(Abandoned())
+                if job.answer.done():
                     continue
                 try:
-                    predictions = await worker.predict(request.texts)
+                    prediction = await worker.predict(job.text)
                 except (EOFError, OSError):
                     del self.ready[number]
-                    self._again(request)
+                    self._again(job)
                     worker.close()
-                    worker = await self._replacement(number)
+                    worker = self.ready[number] = await self._replacement(number)
                 else:
-                    if not request.answer.done():
-                        request.answer.set_result(predictions)
+                    if not job.answer.done():
+                        job.answer.set_result(prediction)
         finally:
             self.ready.pop(number, None)
             worker.close()
 
-    def _again(self, request: Request) -> None:
-        request.attempts += 1
-        if request.attempts < ATTEMPTS:
-            self.queue.put_nowait(request)
-        elif not request.answer.done():
-            request.answer.set_exception(WorkersFailed())
+    def _again(self, job: Job) -> None:
+        job.attempts += 1
+        if job.attempts < ATTEMPTS:
+            self.queue.put_nowait(job)
+        elif not job.answer.done():
+            job.answer.set_exception(WorkersFailed())
 
     async def _replacement(self, number: int) -> Worker:
         while True:
             self.restarts += 1
-            log.warning("worker %d died and is started again", number)
-            worker = Worker(self.folder)
+            log.warning("worker %d died or hung and is started again", number)
             try:
-                await worker.receive()
-                return worker
+                return await started(self.folder)
             except (EOFError, OSError):
-                worker.close()
                 await asyncio.sleep(1)

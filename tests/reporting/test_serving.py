@@ -52,7 +52,7 @@ MACHINE = {
 
 
 def test_markdown():
-    lines = serving.markdown(PLAN, SERVICE, SERVE, MACHINE).splitlines()
+    lines = serving.markdown(PLAN, LOADS, SERVICE, SERVE, MACHINE).splitlines()
     assert lines[1] == "|---|---|" + "---:|" * 7
     assert lines[2] == "| slow | teacher | 40 | – | 60.0 / 90.0 / 99.0 | – | none | – | – |"
     assert lines[3] == (
@@ -67,10 +67,12 @@ def test_markdown():
 
 
 def test_a_noisy_machine_is_said():
-    text = serving.markdown(PLAN, SERVICE, SERVE, MACHINE)
+    text = serving.markdown(PLAN, LOADS, SERVICE, SERVE, MACHINE)
     assert "take this machine a p99 of 0.3 ms." in text and "noisy" not in text
-    text = serving.markdown(PLAN, SERVICE, SERVE, MACHINE | {"delays_ms": 5.1})
+    text = serving.markdown(PLAN, LOADS, SERVICE, SERVE, MACHINE | {"delays_ms": 5.1})
     assert "**Too noisy to conclude** from latencies under load" in text
+    loads = LOADS.assign(p99_ms=[99, 9, 4])
+    assert "from the latencies of fast: one" in serving.markdown(PLAN, loads, SERVICE, SERVE, MACHINE)
 
 
 @pytest.mark.parametrize("plan", [PLAN, PLAN[:1]], ids=["two steps", "one, too slow"])

@@ -36,6 +36,17 @@ def test_encoding(folder):
     assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
 
 
+def test_a_fixed_length(folder):
+    ids, mask = runtime.load(folder, length=4).encode(["my balance is money", "balance"])
+    assert ids[1].tolist() == [2, 5, 3, 0] and ids.shape == (2, 4)
+    assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+
+
+def test_special_tokens_that_were_typed_are_text(folder):
+    ids, _ = runtime.load(folder).encode(["my [SEP] balance [PAD] [CLS]"])
+    assert [ids[0].tolist().count(special) for special in (0, 2, 3)] == [0, 1, 1]
+
+
 def test_padding_changes_nothing(folder):
     classifier = runtime.load(folder)
     alone = np.concatenate([classifier.logits([query]) for query in QUERIES])

@@ -160,7 +160,7 @@ def stopped(model, *options):
 def test_a_request_outlives_its_worker(model, expected):
     with stopped(model) as (port, worker, clients):
         answer = clients.submit(ask, port, QUERIES[0])
-        until(lambda: metric(port, "requests_waiting") == 0)
+        until(lambda: metric(port, "texts_waiting") == 0)
         time.sleep(0.2)
         os.kill(worker, signal.SIGKILL)
         assert answer.result()[1]["label"] == expected[QUERIES[0]].label
@@ -173,7 +173,7 @@ def test_a_full_queue(model, expected):
         time.sleep(0.2)  # taken up by the worker
         for waiting in (1, 2):
             answers.append(clients.submit(ask, port, QUERIES[waiting]))
-            until(lambda waiting=waiting: metric(port, "requests_waiting") == waiting)
+            until(lambda waiting=waiting: metric(port, "texts_waiting") == waiting)
         status, answer = ask(port, QUERIES[3])
         assert status == 503 and "try again" in answer["error"]
         os.kill(worker, signal.SIGCONT)
@@ -184,7 +184,7 @@ def test_a_full_queue(model, expected):
 def test_nothing_accepted_is_lost_at_the_end(model, expected):
     with stopped(model) as (port, worker, clients):
         answers = [clients.submit(ask, port, query) for query in QUERIES[:6]]
-        until(lambda: metric(port, "requests_waiting") == 5)
+        until(lambda: metric(port, "texts_waiting") == 5)
         parent = int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{worker}/status").read_text())[1])
         os.kill(parent, signal.SIGTERM)
         time.sleep(0.5)
@@ -198,12 +198,47 @@ def test_nothing_accepted_is_lost_at_the_end(model, expected):
         until(lambda: not Path(f"/proc/{worker}").exists())
 
 
+def test_half_a_request_does_not_hold_up_the_end(model):
+    with stopped(model) as (port, worker, _):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.putrequest("POST", "/predict")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b"{")
+        time.sleep(0.2)
+        os.kill(
+            int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{worker}/status").read_text())[1]), signal.SIGTERM
+        )
+        response = connection.getresponse()
+        assert response.status == 408 and "not all there" in json.loads(response.read())["error"]
+        until(lambda: not Path(f"/proc/{worker}").exists())
+
+
+def test_what_a_client_that_left_had_asked_is_not_answered(model, expected):
+    """Texts before another's, of clients that do not wait for them: each takes no worker's time."""
+    with stopped(model, "--queue", "5000") as (port, worker, clients):
+        answer = clients.submit(ask, port, QUERIES[0])  # which the worker has taken up
+        time.sleep(0.2)
+        body = json.dumps({"texts": ["my car"] * MOST_TEXTS}).encode()
+        gone = [http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(4)]
+        for connection in gone:
+            connection.request("POST", "/predict", body)
+        until(lambda: metric(port, "texts_waiting") == 4 * MOST_TEXTS)
+        for connection in gone:
+            connection.close()
+        time.sleep(0.2)
+        os.kill(worker, signal.SIGCONT)
+        assert ask(port, QUERIES[1])[1]["label"] == expected[QUERIES[1]].label
+        assert answer.result()[0] == 200
+        assert metric(port, 'requests_total{status="499"}') == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--model", "nowhere"], "nowhere is no model folder"),
         (["--model", "x", "--workers", "0"], "--workers is 0: it should be 1 or more"),
         (["--model", "x", "--cache", "-1"], "--cache is -1: it should be 0 or more"),
+        (["--model", "x", "--port", "99999"], "--port is 99999: it should be 65535 or less"),
     ],
 )
 def test_bad_options(arguments, message):
