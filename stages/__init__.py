@@ -13,10 +13,12 @@
                        ├─ evaluate   evaluations/<name>.json   accuracy and size
                        │  benchmark  benchmark/      latency of all, side by side
                        │  serve ──── metrics/        throughput under load, cores for a day's requests
+                       ├─ select ─── models/best     the one to deploy
                        └─ report ─── metrics/        tables and pictures
 
 Each stage of dvc.yaml is the module of that name here, a thin script over `intents` (queries
 and labels), `compression` (techniques: model folder in, model folder out), `runtime` (model
-folder to predictions), `measurement`, `serving` and `reporting`. `predict`, `service`, `bundle` and
-`seeds` are commands beside them.
+folder to predictions), `measurement`, `serving` and `reporting`. Commands beside them: `predict`,
+`service`, `bundle` and `publish` of one model; `sweep`, `search`, `compare` and `seeds` of many runs, over
+`experiments`.
 """

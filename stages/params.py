@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from yaml import YAMLError
 
 from stages.errors import UserError
@@ -193,6 +193,17 @@ class Variants(Section):
         """The parent of each model but the teacher."""
         return {name: made.parent for stage in TECHNIQUES for name, made in getattr(self, stage).items()}
 
+    def lineage(self, name: str) -> list[tuple[str, dict]]:
+        """From the teacher to the model: the stage that made it, and its settings."""
+        if name == "teacher":
+            return [("teacher", {"name": "teacher"})]
+        stage = next(stage for stage in TECHNIQUES if name in getattr(self, stage))
+        variant = getattr(self, stage)[name]
+        return [
+            *self.lineage(variant.parent),
+            (stage, {"name": name, **variant.model_dump(exclude_none=True)}),
+        ]
+
     @property
     def table(self) -> list[str]:
         return [name for name, place in self.rows.items() if place == "table"]
@@ -274,9 +285,57 @@ class Serve(Section):
     clients: Count
 
 
+class Select(Section):
+    objective: Literal["fastest", "smallest"]
+    tolerance: Fraction
+
+
 class Report(Section):
     folder: str
-    tolerance: Fraction
+
+
+class Gate(Section):
+    accuracy: Fraction
+    size: Annotated[float, Field(ge=0)]
+
+
+class Range(Section):
+    """What a search draws from, evenly, or evenly in its logarithm: whole numbers, if both ends are."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _low_before_high(self):
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be less than high ({self.high})")
+        return self
+
+
+def _dotted(space, prefix=""):
+    """{"distill.alpha": range} of {"distill": {"alpha": range}}."""
+    if not isinstance(space, dict) or "low" in space or "high" in space:
+        return {prefix: space} if prefix else space
+    nested = [_dotted(inner, f"{prefix}.{key}".lstrip(".")) for key, inner in space.items()]
+    return {key: found for part in nested for key, found in part.items()}
+
+
+class Bounds(Section):
+    size_mb: Positive | None
+    speedup: Positive | None
+
+
+class Search(Section):
+    study: Name
+    storage: str
+    git_remote: str | None
+    model: Name
+    trials: Count
+    startup_trials: Annotated[int, Field(ge=0)]
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    space: Annotated[dict[str, Range], BeforeValidator(_dotted), Field(min_length=1)]
+    bounds: Bounds
 
 
 class Params(Section):
@@ -293,7 +352,10 @@ class Params(Section):
     evaluate: Evaluate
     benchmark: Benchmark
     serve: Serve
+    select: Select
     report: Report
+    gate: Gate
+    search: Search
     seed: Seed
 
     @model_validator(mode="after")
@@ -314,10 +376,28 @@ def load(path: Path | str = "params.yaml") -> Params:
         raise UserError(f"{path} is missing: run from the repository's root") from None
     except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    return _checked(values, str(path))
+
+
+def compose(overrides: list[str]) -> Params:
+    """The params that `dvc exp run` would write with these overrides of conf/, checked likewise."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(str(Path("conf").resolve()), version_base=None):
+            config = compose("config", overrides=overrides)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from None
+    return _checked(values, "conf")
+
+
+def _checked(values, source: str) -> Params:
     try:
         return Params.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error)}") from None
+        raise UserError(f"{source}: {_explain(error)}") from None
 
 
 def _explain(error: ValidationError) -> str:

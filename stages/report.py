@@ -16,11 +16,14 @@ def main():
 
     variants = p.variants
     rows = variants.table
-    table = results.collect(rows, variants.parents, p.report.tolerance)
+    folder = Path(p.report.folder)
+    table = results.collect(rows, variants.parents)
+    table["best"] = table.index == json.loads((folder / results.BEST).read_text())["model"]
     curves = results.training_curves(rows)
     points = results.pruning(list(variants.rows))
     machine = json.loads(Path("benchmark/machine.json").read_text())
-    labels = tables.read("test")["label"].to_numpy()
+    test = tables.read("test")
+    labels = test["label"].to_numpy()
     intents = tables.read_labels().names
     given = answers.given(rows)
     ancestors = table["ancestor"].dropna().to_dict()
@@ -32,6 +35,7 @@ def main():
         "results.csv": table.to_csv(float_format="%.4f"),
         "results.md": results.markdown(table, machine),
         "accuracy.md": answers.comparison_markdown(comparison, ancestors),
+        "right.csv": answers.right(given, labels, test["text"]).to_csv(index=False),
         "accuracy.csv": comparison.to_csv(index=False, float_format="%.4g"),
         "domains.csv": by_domain.to_csv(float_format="%.4f"),
         "confusions.csv": confusions.to_csv(index=False),
@@ -42,7 +46,6 @@ def main():
         "pruning.csv": points.to_csv(index=False, float_format="%.4f"),
         "machine.json": json.dumps(machine, indent=2) + "\n",
     }
-    folder = Path(p.report.folder)
     for name, text in texts.items():
         with replacing(folder / name) as scratch:
             scratch.write_text(text)

@@ -13,7 +13,7 @@ REMOVED = object()
 MODELS = "teacher, fine-tuned, distilled, magnitude, soft-movement, "
 TOP = (
     "data, teacher, student, distill, prune, structured, qat, quantize, variants, calibrate, evaluate, "
-    "benchmark, serve, report, seed"
+    "benchmark, serve, select, report, gate, search, seed"
 )
 
 

@@ -1,73 +1,35 @@
 """The whole pipeline, on the smoke recipe, in a clone: what runs, what runs again, what comes out."""
 
 import json
-import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from clone import ENV, Clone, ran
 from safetensors.numpy import load_file
 
-ROOT = Path(__file__).parents[1]
-ENV = {
-    **os.environ,
-    "HF_HUB_OFFLINE": "1",
-    "DVC_NO_ANALYTICS": "1",
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-}
 
-
-class Clone:
-    """A working copy of what is tracked here, committed, with dvc at hand."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        files = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
-        for name in files.splitlines():
-            if (ROOT / name).is_file() and not name.startswith("metrics/"):
-                (path / name).parent.mkdir(parents=True, exist_ok=True)
-                (path / name).write_bytes((ROOT / name).read_bytes())
-        (path / "dvc.lock").unlink(missing_ok=True)
-        self("git", "init", "-q")
-        self("git", "config", "user.name", "test")
-        self("git", "config", "user.email", "test@example.org")
-        self("git", "add", "-A")
-        self("git", "commit", "-qm", "start")
-
-    def __call__(self, *command, ok=True) -> str:
-        # The clone's own package, not the installed one: the working directory comes first with -m.
-        done = subprocess.run(command, cwd=self.path, env=ENV, capture_output=True, text=True)
-        output = done.stdout + done.stderr
-        assert (done.returncode == 0) == ok, output
-        return output
-
-    def summary(self):
-        return json.loads((self.path / "metrics" / "summary.json").read_text())
-
-
-def ran(output: str) -> set[str]:
-    return set(re.findall(r"Running stage '(.+?)'", output))
+def summary_of(clone):
+    return json.loads((clone.path / "metrics" / "summary.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     clone = Clone(tmp_path_factory.mktemp("clone"))
     clone.first = clone("dvc", "exp", "run", "-S", "experiment=smoke")
-    clone.first_summary = clone.summary()
+    clone.first_summary = summary_of(clone)
     return clone
 
 
 def test_first_run_runs_every_stage(clone):
     stages = set(clone("dvc", "stage", "list", "--name-only").split())
-    assert len(stages) == 2 + 2 + 2 + 1 + 1 + 1 + 3 + 5 + 1 + 10 + 10 + 3
+    assert len(stages) == 2 + 2 + 2 + 1 + 1 + 1 + 3 + 5 + 1 + 10 + 10 + 4
     assert ran(clone.first) == stages
 
 
 def test_results(clone):
-    summary = clone.summary()
+    summary = summary_of(clone)
     rows = [
         "teacher",
         "distilled",
@@ -121,6 +83,19 @@ def test_results(clone):
     assert (sweep["seed"] == 0).all()
 
 
+def test_the_best_is_a_model_to_deploy(clone):
+    best = json.loads((clone.path / "metrics" / "best.json").read_text())
+    chosen = clone.path / "calibrated" / best["model"]
+    folder = clone.path / "models" / "best"
+    for file in chosen.iterdir():
+        if file.name != "recipe.json":
+            assert (folder / file.name).read_bytes() == file.read_bytes()
+    lineage = json.loads((folder / "recipe.json").read_text())["lineage"]
+    assert lineage[0] == {"stage": "teacher", "name": "teacher"} and lineage[-1]["name"] == best["model"]
+    summary = summary_of(clone)[best["model"]]
+    assert {key: best[key] for key in summary} == summary
+
+
 def test_techniques_leave_what_they_should(clone):
     """What each technique of the chain removed, seen in the last model's own files."""
     models = clone.path / "models"
@@ -157,7 +132,7 @@ def test_accuracy_is_what_predict_gives(clone):
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["text"] for answer in answers] == test["text"].tolist()
     right = [answer["label"] == names[label] for answer, label in zip(answers, test["label"], strict=True)]
-    expected = clone.summary()["distilled-ort-int8"]["accuracy_calibrated"]
+    expected = summary_of(clone)["distilled-ort-int8"]["accuracy_calibrated"]
     assert sum(right) / len(right) == pytest.approx(expected, abs=0.003)
 
 
@@ -174,9 +149,9 @@ def test_alpha_and_temperature_leave_data_and_teacher_alone(clone):
 
 def test_back_to_the_first_values_nothing_is_trained(clone):
     """The cache has them all."""
-    assert ran(clone("dvc", "exp", "run", "-S", "experiment=smoke")) <= {"report"}
+    assert ran(clone("dvc", "exp", "run", "-S", "experiment=smoke")) <= {"select", "report"}
     assert json.loads((clone.path / "evaluations" / "distilled.json").read_text()) != clone.changed
-    assert clone.summary() == clone.first_summary
+    assert summary_of(clone) == clone.first_summary
 
 
 @pytest.mark.parametrize(

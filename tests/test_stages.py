@@ -20,6 +20,7 @@ from stages import (
     qat,
     report,
     runtime,
+    select,
     serve,
     structured,
     teacher,
@@ -203,6 +204,12 @@ SHAPE = {
 }  # fmt: skip
 
 
+def declared(stage):
+    """What dvc.yaml says that it writes to the report's folder."""
+    definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
+    return {next(iter(out)).removeprefix("${report.folder}/") for out in definition["outs"]}
+
+
 def test_the_calibrated_model_is_timed_and_reported(project, capsys):
     """The teacher alone, nothing distilled, nothing pruned; from what measuring leaves."""
     evaluated = measured(project, benchmark={**SHORT, "reference": SHAPE})
@@ -221,10 +228,14 @@ def test_the_calibrated_model_is_timed_and_reported(project, capsys):
     assert summary.notna().all(axis=None) and (summary > 0).all(axis=None)
     assert {path.name for path in Path("calibrated").iterdir()} == {"teacher"}
 
+    select.main()
     report.main()
-    definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]
-    declared = [next(iter(out)) for out in [*definition["metrics"], *definition["outs"]]]
-    assert set(files("metrics")) == {name.removeprefix("${report.folder}/") for name in declared}
+    assert set(files("metrics")) == declared("report") | {"best.json"}
+    given = files("calibrated/teacher")
+    assert {**files("models/best"), "recipe.json": given["recipe.json"]} == given
+    assert json.loads(Path("models/best/recipe.json").read_text())["lineage"] == [
+        {"stage": "teacher", "name": "teacher"}
+    ]
     assert "| **teacher** |" in capsys.readouterr().out
     assert set(pd.read_csv("metrics/domains.csv")["domain"]) == {"banking", "oos"}
     plain, fitted = pd.read_csv("metrics/accuracy.csv")["accuracy"]
@@ -247,9 +258,7 @@ def test_serving(project):
     )  # fmt: skip
     shutil.rmtree("models")
     serve.main()
-    definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["serve"]
-    declared = [next(iter(out)) for out in [*definition["metrics"], *definition["outs"]]]
-    assert set(files("metrics")) == {name.removeprefix("${report.folder}/") for name in declared}
+    assert set(files("metrics")) == declared("serve")
     found = json.loads(Path("metrics/serving.json").read_text())
     assert list(found) == [*scenarios, "service", "machine"]
     assert found["cached"]["hit_rate"] == 1  # of three queries
@@ -261,7 +270,7 @@ def test_serving(project):
 
 def test_more_workers_than_cores(project):
     measured(project, serve={"scenarios": {"one": {"model": "teacher"}}, "workers": 1000})
-    with pytest.raises(SystemExit, match="serve.workers is 1000: there are"):
+    with pytest.raises(SystemExit, match=r"serve\.workers is 1000: there are"):
         serve.main()
 
 

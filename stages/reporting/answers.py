@@ -1,5 +1,8 @@
 """What the models answered on test, query by query: intervals, differences, domains, confusions."""
 
+import hashlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,20 @@ def given(rows: list[str]) -> dict[str, pd.DataFrame]:
         answers["plain"][name] = calibrated.NONE.predict(logits)
         answers["calibrated"][name] = calibrated.read(model_folder.CALIBRATED / name).predict(logits)
     return {kind: pd.DataFrame(columns) for kind, columns in answers.items()}
+
+
+def right(answers: dict[str, pd.DataFrame], labels: np.ndarray, texts: Iterable[str]) -> pd.DataFrame:
+    """Which queries each model has right, to be compared with those of another commit.
+
+    `model`, `kind`, `queries` (a digest of texts and labels), `right` (a bit a query, in hex).
+    """
+    digest = hashlib.sha256(json.dumps([list(texts), labels.tolist()]).encode()).hexdigest()[:16]
+    rows = [
+        (model, kind, digest, np.packbits(table[model] == labels).tobytes().hex())
+        for kind, table in answers.items()
+        for model in table
+    ]
+    return pd.DataFrame(rows, columns=["model", "kind", "queries", "right"])
 
 
 def compare(answers: dict[str, pd.DataFrame], labels: np.ndarray, ancestors: dict[str, str]) -> pd.DataFrame:

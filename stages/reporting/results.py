@@ -10,6 +10,7 @@ from stages.measurement import reference
 from stages.reporting.markdown import percent, table_of
 from stages.runtime import calibrated
 
+BEST = "best.json"
 HEADLINES = [
     "accuracy",
     "accuracy_in_scope",
@@ -36,13 +37,11 @@ def recipe(name: str) -> dict:
     return model_folder.recipe(model_folder.CALIBRATED / name)
 
 
-def collect(rows: list[str], parents: dict[str, str], tolerance: float) -> pd.DataFrame:
-    """One row a model, indexed by name: lineage, accuracies on test, sizes, latency, `best`, `lost`.
+def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
+    """One row a model, indexed by name: parent, accuracies on test, sizes, latency, `lost`.
 
-    `best` marks the fastest model whose validation accuracy is at most `tolerance` below the
-    teacher's; of those within a tenth of its speed, which timing cannot tell apart, the most
-    accurate on validation. `lost` is the validation accuracy lost against the nearest of the
-    `rows` that the model comes from, `ancestor`.
+    `lost` is the validation accuracy lost against the nearest of the `rows` that the model comes
+    from, `ancestor`.
     """
     results = []
     for name in rows:
@@ -63,8 +62,6 @@ def collect(rows: list[str], parents: dict[str, str], tolerance: float) -> pd.Da
     table = pd.DataFrame(results).set_index("model").join(timed().drop(columns="size_mb"))
     accuracy = table["validation_accuracy"]
     table["lost"] = table["ancestor"].map(accuracy) - accuracy
-    speed = table["speedup"].where(accuracy >= accuracy["teacher"] - tolerance)
-    table["best"] = table.index == accuracy.where(speed >= 0.9 * speed.max()).idxmax()
     return table
 
 
@@ -110,7 +107,7 @@ def markdown(results: pd.DataFrame, machine: dict) -> str:
         f"{machine['cores']} cores ({machine['cpu']}; int8 instructions: {extensions}). Speed-up: over the "
         "teacher, a ratio within rounds, with its 95% bootstrap interval. Size: all that is "
         "deployed, MB of 2^20 bytes. Calibrated: with the out-of-scope threshold chosen on validation. Bold: "
-        "the fastest within the tolerance of the teacher on validation.",
+        "models/best, chosen on validation.",
         *noise(results),
     ]
     collapsed = [

@@ -52,6 +52,23 @@ PLAIN = pd.DataFrame(
 SAME = pd.DataFrame(dict.fromkeys(PLAIN, answered(slice(0, 10))))
 
 
+def test_right():
+    """A bit a query, and a digest that changes with a text or a label."""
+    texts = [f"query {i}" for i in range(40)]
+    table = answers.right({"plain": PLAIN, "calibrated": SAME}, LABELS, texts)
+    assert table[["model", "kind"]].to_numpy().tolist() == [
+        [model, kind] for kind in ("plain", "calibrated") for model in PLAIN
+    ]
+    for _, row in table.iterrows():
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["right"]), np.uint8))
+        given = {"plain": PLAIN, "calibrated": SAME}[row["kind"]][row["model"]]
+        assert (bits == (given == LABELS)).all()
+    (digest,) = set(table["queries"])
+    others = [answers.right({"plain": PLAIN}, LABELS, [*texts[1:], "other"])]
+    others.append(answers.right({"plain": PLAIN}, np.eye(40, dtype=int)[0], texts))
+    assert digest not in [other["queries"][0] for other in others]
+
+
 def test_compare_by_hand():
     table = answers.compare({"plain": PLAIN, "calibrated": SAME}, LABELS, ANCESTORS)
     assert table["model"].tolist() == ["teacher", "small", "smaller"] * 2

@@ -1,0 +1,1 @@
+"""Many runs of the pipeline: searches, sweeps, and how two commits compare."""

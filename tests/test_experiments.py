@@ -1,0 +1,232 @@
+"""Sweeps, searches on several machines, remotes and pull requests, on a small recipe."""
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from clone import ROOT, Clone, ran
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+SWEEP = (sys.executable, "-m", "stages.sweep")
+EXTRA = {
+    "conf/variants/tiny.yaml": """
+distill:
+  distilled: {parent: teacher, alpha: "${distill.alpha}", temperature: "${distill.temperature}"}
+prune: {}
+structured: {}
+vocabulary: {}
+qat: {}
+export:
+  distilled-ort: {parent: distilled}
+quantize:
+  distilled-ort-int8: {parent: distilled-ort, method: dynamic}
+pack: {}
+rows: {teacher: table, distilled: table, distilled-ort-int8: table}
+""",
+    "conf/serve/tiny.yaml": """
+scenarios:
+  int8: {model: distilled-ort-int8}
+workers: 1
+rounds: 1
+seconds: 0.2
+loads: [0.5]
+cache: 256
+hit_rate: 0.4
+requests_a_day: 1e9
+peak_to_mean: 2.0
+p99_ms: 20.0
+requests: 100
+clients: 2
+""",
+    "conf/experiment/tiny.yaml": """# @package _global_
+defaults:
+  - smoke
+  - override /variants: tiny
+  - override /serve: tiny
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """With a Git remote and a DVC remote, both folders."""
+    folder = tmp_path_factory.mktemp("clone")
+    clone = Clone(folder, EXTRA)
+    origin = tmp_path_factory.mktemp("origin")
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", origin], check=True)
+    clone("git", "remote", "add", "origin", str(origin))
+    with initialize_config_dir(str(folder / "conf"), version_base=None):
+        config = compose("config", overrides=["experiment=tiny"])
+    OmegaConf.resolve(config)
+    (folder / "params.yaml").write_text(OmegaConf.to_yaml(config))  # what the experiments are compared with
+    clone("dvc", "remote", "add", "--default", "store", str(tmp_path_factory.mktemp("store")))
+    clone("git", "commit", "-qam", "a remote")
+    clone("git", "push", "-q", "origin", "main")
+    clone.origin = origin
+    return clone
+
+
+def another(clone, folder):
+    """A clone of its Git remote, somewhere else."""
+    subprocess.run(["git", "clone", "-q", clone.origin, folder], check=True)
+    other = object.__new__(Clone)
+    other.path = folder
+    other("git", "config", "user.name", "other")
+    other("git", "config", "user.email", "other@example.org")
+    return other
+
+
+def test_a_sweep_trains_the_teacher_once(clone):
+    sweep = ("-S", "experiment=tiny", "-S", "distill.alpha=0.1,0.9", "-S", "distill.temperature=2,8")
+    clone("dvc", "exp", "run", "--queue", *sweep, "evaluate@distilled")
+    output = clone("dvc", "exp", "run", "--run-all")
+    assert output.count("Running stage 'teacher'") == 1, output
+    assert output.count("Running stage 'distill@distilled'") == 4
+    clone("dvc", "push", "--run-cache")
+    # The teacher's other outputs are found, not made.
+    assert "teacher' is cached" in output
+
+
+def test_the_table_and_the_heat_map_of_a_sweep(clone):
+    text = clone(*SWEEP, "distill.alpha", "distill.temperature", "--model", "distilled")
+    table = pd.read_csv(clone.path / "metrics" / "sweep.csv")
+    assert table[["distill.alpha", "distill.temperature"]].to_numpy().tolist() == [
+        [0.1, 2], [0.1, 8], [0.9, 2], [0.9, 8],
+    ]  # fmt: skip
+    for _, row in table.iterrows():
+        clone("dvc", "exp", "apply", row["experiment"], ok=None)  # much else has never been made
+        params = (clone.path / "params.yaml").read_text()
+        assert f"alpha: {row['distill.alpha']}" in params
+        assert f"| {100 * row['validation_accuracy']:.2f}% |" in text
+    assert (clone.path / "metrics" / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    readme = (ROOT / "README.md").read_text()
+    (command,) = (line for line in readme.splitlines() if line.startswith("dvc exp show --only-changed"))
+    header = clone(*shlex.split(command), "--csv").splitlines()[0].split(",")
+    assert set(header) == {
+        "Experiment", "rev", "typ", "Created", "State", "Executor", "distill.alpha", "distill.temperature",
+    }  # fmt: skip
+    clone("git", "checkout", "-q", ".")
+
+
+def test_a_sweep_that_is_not_there(clone):
+    output = clone(
+        sys.executable,
+        "-m",
+        "stages.sweep",
+        "distill.alpha",
+        "distill.alhpa",
+        "--model",
+        "distilled",
+        ok=False,
+    )
+    assert output.strip().endswith("error: there is no param 'distill.alhpa' in params.yaml")
+    output = clone(*SWEEP, "distill.alpha", "seed", "--model", "nothing", ok=False)
+    assert "error: no experiment of this commit has evaluated nothing" in output
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory):
+    """The address of a PostgreSQL server of our own."""
+    tools = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not tools:
+        pytest.skip("PostgreSQL is not installed")
+    folder = tmp_path_factory.mktemp("postgresql")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def tool(name, *arguments):
+        command = [tools[-1] / name, "-D", folder / "data", *arguments]
+        if os.geteuid() == 0:  # it refuses to run as root
+            command = ["runuser", "-u", "postgres", "--", *command]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+        for parent in [folder, *folder.parents][:4]:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    tool("initdb", "-U", "search", "-A", "trust")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    tool("pg_ctl", "-w", "-l", folder / "log", "-o", options, "start")
+    yield f"postgresql+psycopg://search@127.0.0.1:{port}/postgres"
+    tool("pg_ctl", "-w", "-m", "fast", "stop")
+
+
+TRIALS = 4
+
+
+@pytest.fixture(scope="module")
+def searched(clone, postgresql, tmp_path_factory):
+    """Two workers in two clones, at once; what each printed."""
+    other = another(clone, tmp_path_factory.mktemp("other") / "clone")
+    command = [
+        sys.executable, "-m", "stages.search", "experiment=tiny", f"search.trials={TRIALS}",
+        f"search.storage={postgresql}", "search.git_remote=origin", "search.startup_trials=1",
+        "search.warmup_epochs=0", "search.space.distill.epochs.low=1",
+    ]  # fmt: skip
+    clones = [clone, other]
+    with ThreadPoolExecutor(2) as pool:
+        outputs = list(pool.map(lambda each: each(*command), clones))
+    return clones, outputs
+
+
+def test_workers_share_the_trials(searched, postgresql):
+    import optuna
+
+    _, outputs = searched
+    study = optuna.load_study(study_name="distillation", storage=postgresql)
+    states = [trial.state.name for trial in study.trials]
+    assert TRIALS <= sum(state in ("COMPLETE", "PRUNED") for state in states) <= TRIALS + 1
+    assert all("Running stage 'distill@distilled'" in output for output in outputs)
+    # The sweep's teacher came from the remote.
+    assert not any("Running stage 'teacher'" in output for output in outputs)
+
+
+def test_a_search_ends_with_a_model(searched, postgresql):
+    """With one: the best trial's, wherever it ran."""
+    import optuna
+
+    clones, outputs = searched
+    (finisher,) = [i for i, output in enumerate(outputs) if "is applied; models/best is" in output]
+    clone = clones[finisher]
+    best = optuna.load_study(study_name="distillation", storage=postgresql).best_trial
+    evaluation = json.loads((clone.path / "evaluations" / "distilled.json").read_text())
+    assert evaluation["validation"]["accuracy"] == best.value
+    recipe = json.loads((clone.path / "models" / "distilled" / "recipe.json").read_text())
+    assert recipe["parameters"]["alpha"] == pytest.approx(best.params["distill.alpha"])
+    trials = pd.read_csv(clone.path / "metrics" / "search" / "trials.csv")
+    assert trials.loc[trials["best"], "experiment"].tolist() == [best.user_attrs["experiment"]]
+    pictures = {path.name for path in (clone.path / "metrics" / "search").glob("*.png")}
+    assert {"history.png", "parallel.png", "pareto.png"} <= pictures
+    assert ran(clone("dvc", "repro")) == set()
+
+
+def test_a_clone_with_only_the_remote_trains_nothing(searched, tmp_path):
+    clones, outputs = searched
+    (clone,) = [c for c, output in zip(clones, outputs, strict=True) if "is applied" in output]
+    clone("git", "add", "-A")
+    clone("git", "commit", "-qm", "the search's best")
+    clone("dvc", "push", "--run-cache")
+    clone("git", "push", "-q", "--force", "origin", "HEAD:main")
+    other = another(clone, tmp_path / "clone")
+    # Without a cache: that the lock is current.
+    assert ran(other("dvc", "repro", "--allow-missing", "--dry")) == set()
+    other("dvc", "pull")
+    assert ran(other("dvc", "repro")) == set()
+    for name in ("models/best/model.onnx", "evaluations/distilled.json", "benchmark/latency.csv"):
+        if (clone.path / name).exists():
+            assert (other.path / name).read_bytes() == (clone.path / name).read_bytes()
+    # A param changed and not run again is seen, still without a cache.
+    third = another(clone, tmp_path / "third")
+    text = (third.path / "params.yaml").read_text()
+    (third.path / "params.yaml").write_text(text.replace("warmup: 0.1", "warmup: 0.2"))
+    assert "teacher" in ran(third("dvc", "repro", "--allow-missing", "--dry"))
