@@ -71,13 +71,14 @@ def clone(tmp_path_factory):
     clone("dvc", "remote", "add", "--default", "store", str(tmp_path_factory.mktemp("store")))
     clone("git", "commit", "-qam", "a remote")
     clone("git", "push", "-q", "origin", "main")
-    clone.origin = origin
     return clone
 
 
 def another(clone, folder):
     """A clone of its Git remote, somewhere else."""
-    subprocess.run(["git", "clone", "-q", clone.origin, folder], check=True)
+    subprocess.run(
+        ["git", "clone", "-q", clone("git", "remote", "get-url", "origin").strip(), folder], check=True
+    )
     other = object.__new__(Clone)
     other.path = folder
     other("git", "config", "user.name", "other")
@@ -171,7 +172,7 @@ def searched(clone, postgresql, tmp_path_factory):
     command = [
         sys.executable, "-m", "stages.search", "experiment=tiny", f"search.trials={TRIALS}",
         f"search.storage={postgresql}", "search.git_remote=origin", "search.startup_trials=1",
-        "search.warmup_epochs=0", "search.space.distill.epochs.low=1",
+        "search.warmup_epochs=0", "search.space.distill.epochs.low=1", "search.space.distill.epochs.high=2",
     ]  # fmt: skip
     clones = [clone, other]
     with ThreadPoolExecutor(2) as pool:
@@ -229,4 +230,4 @@ def test_a_clone_with_only_the_remote_trains_nothing(searched, tmp_path):
     third = another(clone, tmp_path / "third")
     text = (third.path / "params.yaml").read_text()
     (third.path / "params.yaml").write_text(text.replace("warmup: 0.1", "warmup: 0.2"))
-    assert "teacher" in ran(third("dvc", "repro", "--allow-missing", "--dry"))
+    third("dvc", "repro", "--allow-missing", "--dry", ok=False)

@@ -7,15 +7,17 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import dvc.api
 import optuna
 import psutil
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from stages.errors import UserError
 from stages.measurement import latency
@@ -25,17 +27,17 @@ from stages.params import Params, Search
 HEARTBEAT = 10  # seconds; a worker that is silent for three times as long has died
 PATIENCE = 60
 DVC = (sys.executable, "-m", "dvc")
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # of heartbeats
 
 
 def open_study(search: Search) -> optuna.Study:
     """The study of that name in `search.storage`, new or as it was left."""
     try:
-        storage = RDBStorage(
-            search.storage,
-            heartbeat_interval=HEARTBEAT,
-            grace_period=3 * HEARTBEAT,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )
+        try:
+            storage = _storage(search.storage)
+        except (IntegrityError, ProgrammingError):  # another worker is just making the tables
+            time.sleep(HEARTBEAT)
+            storage = _storage(search.storage)
     except (SQLAlchemyError, ImportError) as error:
         raise UserError(f"search.storage, {search.storage!r}: {' '.join(str(error).split())}") from None
     return optuna.create_study(
@@ -45,6 +47,15 @@ def open_study(search: Search) -> optuna.Study:
         direction="maximize",
         sampler=optuna.samplers.TPESampler(constant_liar=True),
         pruner=optuna.pruners.MedianPruner(search.startup_trials, search.warmup_epochs),
+    )
+
+
+def _storage(url: str) -> RDBStorage:
+    return RDBStorage(
+        url,
+        heartbeat_interval=HEARTBEAT,
+        grace_period=3 * HEARTBEAT,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
     )
 
 
