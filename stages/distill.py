@@ -13,19 +13,23 @@ def main(name: str):
     from transformers import set_seed
 
     from stages import model_folder
-    from stages.compression import kd, student
+    from stages.compression import distributed, kd, student
     from stages.intents import tables
 
     seed = p.seed if variant.seed is None else variant.seed
     set_seed(seed)
     parent = model_folder.MODELS / variant.parent
-    model = student.create(p.student, parent, tables.read_labels().names)
+    settings = p.student.model_copy(update={"layers": variant.layers}) if variant.layers else p.student
+    model = student.create(settings, parent, tables.read_labels().names)
     parameters = {
         **p.distill.model_dump(),
-        **variant.model_dump(),
+        **variant.model_dump(exclude={"layers"}),
         "seed": seed,
-        "student": p.student.model_dump(),
+        "student": settings.model_dump(),
     }
+    if not distributed.is_main():
+        kd.distil(model, parent, name, p.distill, variant, seed)
+        return
     with model_folder.derived(name, parent, "distillation", parameters) as (scratch, measured):
         measured["history"] = kd.distil(model, parent, name, p.distill, variant, seed)
         model.save_pretrained(scratch)

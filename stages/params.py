@@ -20,6 +20,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 
@@ -87,7 +88,7 @@ class Teacher(Training):
 
 class TeacherLayers(Section):
     init: Literal["teacher-layers"]
-    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    layers: Layers
     freeze_embeddings: bool
 
 
@@ -147,6 +148,12 @@ class DistillVariant(Variant):
     seed: Seed | None = None
 
 
+class StudentVariant(DistillVariant):
+    """Its own `layers` of the teacher are in the place of the section `student`'s."""
+
+    layers: Layers | None = None
+
+
 class SparsityVariant(DistillVariant):
     method: Literal["magnitude-one-shot", "magnitude-iterative", "magnitude-gradual", "movement-hard"]
     sparsity: Sparsity
@@ -178,7 +185,7 @@ class QuantizeVariant(Variant):
 
 
 class Variants(Section):
-    distill: dict[Name, DistillVariant]
+    distill: dict[Name, StudentVariant]
     prune: dict[Name, Annotated[SparsityVariant | PenaltyVariant, Field(discriminator="method")]]
     structured: dict[Name, StructuredVariant]
     vocabulary: dict[Name, VocabularyVariant]
@@ -294,6 +301,14 @@ class Report(Section):
     folder: str
 
 
+class Launch(Section):
+    """`command` takes the place of `python` before `-m stages.distill`."""
+
+    command: Annotated[str, Field(min_length=1)]
+    processes: Count | None = None
+    nodes: Count | None = None
+
+
 class Gate(Section):
     accuracy: Fraction
     size: Annotated[float, Field(ge=0)]
@@ -354,9 +369,17 @@ class Params(Section):
     serve: Serve
     select: Select
     report: Report
+    launch: Launch
     gate: Gate
     search: Search
     seed: Seed
+
+    @model_validator(mode="after")
+    def _layers_are_the_teachers(self):
+        for name, variant in self.variants.distill.items():
+            if variant.layers and self.student.init == "hub":
+                raise ValueError(f"variants.distill.{name} has layers, and a hub's student has its own")
+        return self
 
     @model_validator(mode="after")
     def _scenarios_are_rows(self):

@@ -31,7 +31,7 @@ def main():
                 train_dataset=train,
                 eval_dataset=training.encode(tables.read("validation"), scratch),
                 data_collator=training.PadToLongest(model.config.pad_token_id),
-                compute_metrics=training.accuracy,
+                compute_metrics=training.metrics,
             )
             history = training.fit(trainer, identity=str(p.teacher))
         model.save_pretrained(scratch)

@@ -54,7 +54,8 @@ def test_deps_are_the_imports(stage):
 def test_a_stage_is_its_module(stage):
     definition = STAGES[stage].get("do", STAGES[stage])
     key = " ${key}" if "foreach" in STAGES[stage] else ""
-    assert definition["cmd"] == f"python -m stages.{stage}{key}"
+    launcher = "${launch.command}" if stage == "distill" else "python"
+    assert definition["cmd"] == f"{launcher} -m stages.{stage}{key}"
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -2,20 +2,25 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from clone import ROOT, Clone, ran
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from safetensors.numpy import load_file
 
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 SWEEP = (sys.executable, "-m", "stages.sweep")
 EXTRA = {
     "conf/variants/tiny.yaml": """
@@ -87,14 +92,20 @@ def another(clone, folder):
 
 
 def test_a_sweep_trains_the_teacher_once(clone):
+    """Four experiments from a queue: one of them trains it, the others find it in the run cache."""
     sweep = ("-S", "experiment=tiny", "-S", "distill.alpha=0.1,0.9", "-S", "distill.temperature=2,8")
     clone("dvc", "exp", "run", "--queue", *sweep, "evaluate@distilled")
-    output = clone("dvc", "exp", "run", "--run-all")
-    assert output.count("Running stage 'teacher'") == 1, output
-    assert output.count("Running stage 'distill@distilled'") == 4
+    clone("dvc", "queue", "start")
+    deadline = time.monotonic() + 900
+    while len(done := re.findall(r"(\S+) +\S+ \S+ +Success", clone("dvc", "queue", "status"))) < 4:
+        assert "Failed" not in clone("dvc", "queue", "status")
+        assert time.monotonic() < deadline
+        time.sleep(2)
+    logs = [clone("dvc", "queue", "logs", name) for name in done]
+    assert sum("Running stage 'teacher'" in log for log in logs) == 1
+    assert sum("'teacher' is cached" in log for log in logs) == 3
+    assert all("Running stage 'distill@distilled'" in log for log in logs)
     clone("dvc", "push", "--run-cache")
-    # The teacher's other outputs are found, not made.
-    assert "teacher' is cached" in output
 
 
 def test_the_table_and_the_heat_map_of_a_sweep(clone):
@@ -132,6 +143,42 @@ def test_a_sweep_that_is_not_there(clone):
     assert output.strip().endswith("error: there is no param 'distill.alhpa' in params.yaml")
     output = clone(*SWEEP, "distill.alpha", "seed", "--model", "nothing", ok=False)
     assert "error: no experiment of this commit has evaluated nothing" in output
+
+
+def test_distillation_on_two_processes(clone):
+    """What torchrun's processes share is done once: one model, one history, no checkpoint left."""
+    output = clone("dvc", "exp", "run", "-S", "experiment=tiny", "-S", "launch=torchrun", "distill@distilled")
+    assert "torchrun --standalone --nproc-per-node 2 -m stages.distill distilled" in output
+    (model,) = (clone.path / "models").glob("*distilled*")
+    recipe = json.loads((model / "recipe.json").read_text())
+    assert [epoch["epoch"] for epoch in recipe["history"]] == [1]
+    assert not list((clone.path / ".checkpoints").glob("*"))
+    clone("git", "checkout", "-q", ".")
+
+
+def test_the_technique_of_the_readme(clone):
+    """Its files and its patch, as they are printed, make a model, and the tests accept them."""
+    section = (ROOT / "README.md").read_text().split("## Add a technique")[1].split("\n## ")[0]
+    blocks = [block.split("```")[0] for block in section.split("```python\n")[1:]]
+    for block in blocks:
+        (clone.path / block.split("\n")[0].removeprefix("# ")).write_text(block)
+    (clone.path / "clip.diff").write_text(section.split("```diff\n")[1].split("```")[0])
+    clone("git", "apply", "-C1", "clip.diff")
+    with (clone.path / "conf" / "variants" / "tiny.yaml").open("a") as tiny:
+        tiny.write("clip:\n  clipped: {parent: distilled, deviations: 2.0}\n")
+    assert ran(clone("dvc", "exp", "run", "-S", "experiment=tiny", "clip@clipped")) >= {"clip@clipped"}
+    plain, clipped = (
+        load_file(clone.path / "models" / n / "model.safetensors") for n in ("distilled", "clipped")
+    )
+    for name, weight in plain.items():
+        if name.startswith("distilbert.transformer") and weight.ndim == 2:
+            limit = 2.0 * weight.std(ddof=1)
+            np.testing.assert_allclose(clipped[name], weight.clip(-limit, limit), rtol=1e-5)
+        else:
+            np.testing.assert_array_equal(clipped[name], weight)
+    clone(*PYTEST, "tests/test_declarations.py", "-k", "clip")
+    clone("git", "clean", "-qfd")
+    clone("git", "checkout", "-q", ".")
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +220,7 @@ def searched(clone, postgresql, tmp_path_factory):
         sys.executable, "-m", "stages.search", "experiment=tiny", f"search.trials={TRIALS}",
         f"search.storage={postgresql}", "search.git_remote=origin", "search.startup_trials=1",
         "search.warmup_epochs=0", "search.space.distill.epochs.low=1", "search.space.distill.epochs.high=2",
+        "search.bounds.size_mb=100", "search.bounds.speedup=0.1",
     ]  # fmt: skip
     clones = [clone, other]
     with ThreadPoolExecutor(2) as pool:
@@ -206,6 +254,7 @@ def test_a_search_ends_with_a_model(searched, postgresql):
     assert recipe["parameters"]["alpha"] == pytest.approx(best.params["distill.alpha"])
     trials = pd.read_csv(clone.path / "metrics" / "search" / "trials.csv")
     assert trials.loc[trials["best"], "experiment"].tolist() == [best.user_attrs["experiment"]]
+    assert trials.loc[trials["state"] == "complete", ["size_mb", "speedup"]].notna().all(axis=None)
     pictures = {path.name for path in (clone.path / "metrics" / "search").glob("*.png")}
     assert {"history.png", "parallel.png", "pareto.png"} <= pictures
     assert ran(clone("dvc", "repro")) == set()

@@ -13,7 +13,7 @@ REMOVED = object()
 MODELS = "teacher, fine-tuned, distilled, magnitude, soft-movement, "
 TOP = (
     "data, teacher, student, distill, prune, structured, qat, quantize, variants, calibrate, evaluate, "
-    "benchmark, serve, select, report, gate, search, seed"
+    "benchmark, serve, select, report, launch, gate, search, seed"
 )
 
 
@@ -147,6 +147,20 @@ def test_every_choice_of_conf(load, path):
         ("student.layers", [], "student.layers is []: List should have at least 1 item"),
         ("student.layers", [0, -1], "student.layers.1 is -1: should be greater than or equal to 0"),
         # misspelt
+        ("variants.distill.distilled.layers", [], "variants.distill.distilled.layers is []: "),
+        ("variants.distill.distilled.layers", [-1], "variants.distill.distilled.layers.0 is -1: "),
+        ("search.trials", 0, "search.trials is 0: should be greater than or equal to 1"),
+        ("search.space", {}, "search.space is {}: "),
+        (
+            "search.space.distill.alpha",
+            0.5,
+            "search.space.distill.alpha is 0.5: should be a valid dictionary",
+        ),
+        ("search.space.distill.alpha.low", 1.0, "low (1.0) must be less than high (1.0)"),
+        ("search.bounds.size_mb", -1.0, "search.bounds.size_mb is -1.0: should be greater than 0"),
+        ("select.objective", "best", "select.objective is 'best': should be 'fastest' or 'smallest'"),
+        ("gate.accuracy", 2.0, "gate.accuracy is 2.0: should be less than or equal to 1"),
+        ("launch.command", "", "launch.command is '': "),
         ("epochs", 3, f"no parameter 'epochs' here; there are {TOP}"),
         (
             "distill.epoch",

@@ -25,6 +25,7 @@ from stages import (
     structured,
     teacher,
 )
+from stages.compression import kd as kd_module
 from stages.compression.student import from_teacher_layers
 from stages.intents import domains, tables
 
@@ -98,6 +99,23 @@ def test_a_hubs_student(project):
     assert config["id2label"] == {"0": "transfer", "1": "oos", "2": "balance"}
     made = recipe("distilled")
     assert (made["parent"], made["parameters"]["alpha"]) == ("teacher", 0.1)
+
+
+def test_a_variants_own_layers(project, monkeypatch):
+    monkeypatch.setattr(kd_module, "distil", lambda *_: [])  # untrained
+    kd = {"alpha": 0.5, "temperature": 2.0, "parent": "teacher"}
+    layers = {"init": "teacher-layers", "layers": [0, 1, 2], "freeze_embeddings": True}
+    project(
+        teacher=READY,
+        student=layers,
+        variants={"distill": {"distilled": {**kd, "layers": [0, 2]}, "fine-tuned": kd}},
+    )
+    teacher.main()
+    for name, count in (("distilled", 2), ("fine-tuned", 3)):
+        distill.main(name)
+        assert json.loads(Path(f"models/{name}/config.json").read_text())["n_layers"] == count
+        assert len(recipe(name)["parameters"]["student"]["layers"]) == count
+        assert "layers" not in recipe(name)["parameters"]
 
 
 def test_students_of_a_students_recipes(project):

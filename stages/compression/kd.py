@@ -77,7 +77,10 @@ class DistillationTrainer(Trainer):
             loss = distillation_loss(
                 outputs.logits, teacher_logits, labels, self.args.alpha, self.args.temperature, "sum"
             )
-        loss = loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            loss = loss / len(labels)
+        else:  # counted over all processes, whose gradients are averaged
+            loss = self.accelerator.num_processes * loss / num_items_in_batch
         if teacher_logits is not None and self.penalty is not None:
             loss = loss + self.penalty() / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
@@ -114,7 +117,7 @@ def distil(
         train_dataset=training.encode(tables.read("train"), parent, teacher_logits=np.load(TEACHER_LOGITS)),
         eval_dataset=training.encode(tables.read("validation"), parent),
         data_collator=training.PadToLongest(student.config.pad_token_id),
-        compute_metrics=training.accuracy,
+        compute_metrics=training.metrics,
         callbacks=[KeepZeros(student), *callbacks],
         optimizers=(optimizer, None),
         penalty=penalty,

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from stages.compression import distributed
 from stages.params import Training
 
 CHECKPOINTS = Path(".checkpoints")
@@ -56,7 +57,7 @@ def arguments(
     return kind(
         output_dir=str(CHECKPOINTS / name),
         num_train_epochs=training.epochs,
-        per_device_train_batch_size=training.batch_size,
+        per_device_train_batch_size=distributed.share(training.batch_size),
         per_device_eval_batch_size=128,
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
@@ -70,14 +71,23 @@ def arguments(
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=False,
+        use_cpu=not torch.accelerator.is_available(),  # or the Trainer overlooks torchrun's processes
+        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         seed=seed,
         **extra,
     )
 
 
-def accuracy(prediction) -> dict[str, float]:
-    """`compute_metrics` of a Trainer: accuracy over all labels."""
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+def metrics(prediction) -> dict[str, float]:
+    """`compute_metrics` of a Trainer: cross entropy and accuracy over all labels.
+
+    The Trainer's own loss counts queries twice where processes share them unevenly.
+    """
+    logits, labels = torch.tensor(prediction.predictions), torch.tensor(prediction.label_ids)
+    return {
+        "loss": float(torch.nn.functional.cross_entropy(logits, labels)),
+        "accuracy": float((logits.argmax(-1) == labels).float().mean()),
+    }
 
 
 def fit(trainer: Trainer, identity: str) -> list[dict]:
@@ -90,10 +100,11 @@ def fit(trainer: Trainer, identity: str) -> list[dict]:
     folder = Path(str(trainer.args.output_dir))
     marker = folder / "run"
     run = _fingerprint(trainer, identity)
-    if not marker.exists() or marker.read_text() != run:
+    if distributed.is_main() and (not marker.exists() or marker.read_text() != run):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         marker.write_text(run)
+    trainer.accelerator.wait_for_everyone()
     # The Trainer writes a checkpoint's trainer_state.json last: without it, it is not whole.
     whole = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime)
     trainer.train(resume_from_checkpoint=str(whole[-1].parent) if whole else None)
@@ -103,7 +114,9 @@ def fit(trainer: Trainer, identity: str) -> list[dict]:
         if "loss" in entry or "eval_loss" in entry:
             kept = {k: v for k, v in entry.items() if not k.endswith(("_runtime", "_per_second"))}
             history.setdefault(round(entry["epoch"]), {}).update(kept)
-    shutil.rmtree(folder)
+    trainer.accelerator.wait_for_everyone()
+    if distributed.is_main():
+        shutil.rmtree(folder)
     return list(history.values())
 
 

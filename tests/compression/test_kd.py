@@ -101,7 +101,7 @@ def trainer(folder, rows, penalty=None, **arguments):
         train_dataset=rows,
         eval_dataset=rows,
         data_collator=training.PadToLongest(0),
-        compute_metrics=training.accuracy,
+        compute_metrics=training.metrics,
         penalty=penalty and (lambda: penalty(student)),
     )
 

@@ -21,7 +21,7 @@ def trainer(bert, *callbacks, seed=0):
         train_dataset=random_rows(),
         eval_dataset=random_rows(12),
         data_collator=training.PadToLongest(0),
-        compute_metrics=training.accuracy,
+        compute_metrics=training.metrics,
         callbacks=list(callbacks),
     )
 
