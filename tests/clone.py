@@ -11,6 +11,7 @@ ENV = {
     **os.environ,
     "HF_HUB_OFFLINE": "1",
     "DVC_NO_ANALYTICS": "1",
+    "OMP_NUM_THREADS": "1",  # other tests run beside these
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
 }
 

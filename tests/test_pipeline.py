@@ -24,7 +24,7 @@ def clone(tmp_path_factory):
 
 def test_first_run_runs_every_stage(clone):
     stages = set(clone("dvc", "stage", "list", "--name-only").split())
-    assert len(stages) == 2 + 2 + 2 + 1 + 1 + 1 + 3 + 5 + 1 + 10 + 10 + 4
+    assert len(stages) == 2 + 2 + 2 + 1 + 1 + 1 + 3 + 3 + 1 + 8 + 8 + 4
     assert ran(clone.first) == stages
 
 
@@ -33,10 +33,8 @@ def test_results(clone):
     rows = [
         "teacher",
         "distilled",
-        "distilled-torch-int8",
         "distilled-ort",
         "distilled-ort-int8",
-        "distilled-ort-static",
         "magnitude",
         "magnitude-ort-int8-packed",
         "structured-vocabulary-qat-ort-int8",

@@ -96,7 +96,10 @@ def objective(trial: optuna.Trial, p: Params, overrides: Sequence[str]) -> float
     changes = [f"--set-param={change}" for change in [*overrides, *(f"{k}={v}" for k, v in drawn.items())]]
     pull = ["--pull"] if search.git_remote else []
     command = [*DVC, "exp", "run", "--temp", *pull, "--name", experiment, *changes]
-    watched(trial, [*command, f"evaluate@{search.model}"], search.model)
+    targets = [f"evaluate@{search.model}"]
+    if search.bounds.speedup is not None:
+        targets.append("calibrate@teacher")
+    watched(trial, [*command, *targets], search.model)
     if search.git_remote:
         subprocess.run([*DVC, "exp", "push", "--run-cache", search.git_remote, experiment], check=True)
 
@@ -114,7 +117,7 @@ def objective(trial: optuna.Trial, p: Params, overrides: Sequence[str]) -> float
 
 def watched(trial: optuna.Trial, command: Sequence[str], model: str) -> None:
     """Run `command`, reporting the epochs of the training of `model`, and end it where the pruner says so."""
-    with subprocess.Popen(command, start_new_session=True) as process:
+    with subprocess.Popen(command, start_new_session=True, preexec_fn=_interruptible) as process:
         try:
             while process.poll() is None:
                 time.sleep(0.5)
@@ -137,6 +140,11 @@ def epochs(pid: int, model: str) -> dict[int, float]:
     except (OSError, ValueError, psutil.Error):  # it is just being written or removed
         return {}
     return {round(entry["epoch"]): entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry}
+
+
+def _interruptible() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _stop(process: subprocess.Popen) -> None:

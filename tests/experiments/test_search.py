@@ -111,7 +111,9 @@ def test_a_storage_that_is_not_there(tmp_path, storage):
 
 def test_half_a_state_is_no_state(tmp_path):
     """It is being written, or has just been removed."""
-    process = subprocess.Popen(training(tmp_path, [0.5], 30.0), start_new_session=True)
+    process = subprocess.Popen(
+        training(tmp_path, [0.5], 30.0), start_new_session=True, preexec_fn=search._interruptible
+    )
     try:
         deadline = time.monotonic() + 30
         while not search.epochs(process.pid, "distilled") and time.monotonic() < deadline:
