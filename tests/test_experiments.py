@@ -92,18 +92,18 @@ def another(clone, folder):
 
 
 def test_a_sweep_trains_the_teacher_once(clone):
-    """Four experiments from a queue: one of them trains it, the others find it in the run cache."""
-    sweep = ("-S", "experiment=tiny", "-S", "distill.alpha=0.1,0.9", "-S", "distill.temperature=2,8")
+    """Experiments from a queue: one of them trains it, the other finds it in the run cache."""
+    sweep = ("-S", "experiment=tiny", "-S", "distill.alpha=0.1,0.9", "-S", "distill.temperature=2.0")
     clone("dvc", "exp", "run", "--queue", *sweep, "evaluate@distilled")
     clone("dvc", "queue", "start")
     deadline = time.monotonic() + 900
-    while len(done := re.findall(r"(\S+) +\S+ \S+ +Success", clone("dvc", "queue", "status"))) < 4:
+    while len(done := re.findall(r"(\S+) +\S+ \S+ +Success", clone("dvc", "queue", "status"))) < 2:
         assert "Failed" not in clone("dvc", "queue", "status")
         assert time.monotonic() < deadline
         time.sleep(2)
     logs = [clone("dvc", "queue", "logs", name) for name in done]
     assert sum("Running stage 'teacher'" in log for log in logs) == 1
-    assert sum("'teacher' is cached" in log for log in logs) == 3
+    assert sum("'teacher' is cached" in log for log in logs) == 1
     assert all("Running stage 'distill@distilled'" in log for log in logs)
     clone("dvc", "push", "--run-cache")
 
@@ -111,9 +111,7 @@ def test_a_sweep_trains_the_teacher_once(clone):
 def test_the_table_and_the_heat_map_of_a_sweep(clone):
     text = clone(*SWEEP, "distill.alpha", "distill.temperature", "--model", "distilled")
     table = pd.read_csv(clone.path / "metrics" / "sweep.csv")
-    assert table[["distill.alpha", "distill.temperature"]].to_numpy().tolist() == [
-        [0.1, 2], [0.1, 8], [0.9, 2], [0.9, 8],
-    ]  # fmt: skip
+    assert table[["distill.alpha", "distill.temperature"]].to_numpy().tolist() == [[0.1, 2], [0.9, 2]]
     for _, row in table.iterrows():
         clone("dvc", "exp", "apply", row["experiment"], ok=None)  # much else has never been made
         params = (clone.path / "params.yaml").read_text()
@@ -209,7 +207,7 @@ def postgresql(tmp_path_factory):
     tool("pg_ctl", "-w", "-m", "fast", "stop")
 
 
-TRIALS = 4
+TRIALS = 3
 
 
 @pytest.fixture(scope="module")
@@ -236,8 +234,8 @@ def test_workers_share_the_trials(searched, postgresql):
     states = [trial.state.name for trial in study.trials]
     assert TRIALS <= sum(state in ("COMPLETE", "PRUNED") for state in states) <= TRIALS + 1
     assert all("Running stage 'distill@distilled'" in output for output in outputs)
-    # The sweep's teacher came from the remote.
-    assert not any("Running stage 'teacher'" in output for output in outputs)
+    for output in outputs:  # the sweep's teacher came from the remote
+        assert "Running stage 'teacher'" not in output, output
 
 
 def test_a_search_ends_with_a_model(searched, postgresql):

@@ -101,7 +101,7 @@ def objective(trial: optuna.Trial, p: Params, overrides: Sequence[str]) -> float
         targets.append("calibrate@teacher")
     watched(trial, [*command, *targets], search.model)
     if search.git_remote:
-        subprocess.run([*DVC, "exp", "push", "--run-cache", search.git_remote, experiment], check=True)
+        subprocess.run([*DVC, "exp", "push", search.git_remote, experiment], check=True)
 
     found = json.loads(dvc.api.read(f"evaluations/{search.model}.json", rev=experiment))
     costs = {"size_mb": found["sizes"]["size_mb"]}
@@ -182,7 +182,7 @@ def apply_best(study: optuna.Study, search: Search) -> None:
     """Make the best trial the workspace, and run the pipeline through."""
     experiment = best(study).user_attrs["experiment"]
     if search.git_remote:
-        subprocess.run([*DVC, "exp", "pull", "--run-cache", search.git_remote, experiment], check=True)
+        subprocess.run([*DVC, "exp", "pull", search.git_remote, experiment], check=True)
     # It ends badly where an output that no trial needed is not in the cache, but well before that.
     done = subprocess.run([*DVC, "exp", "apply", experiment], capture_output=True, text=True)
     if dvc.api.params_show() != dvc.api.params_show(rev=experiment):
