@@ -3,8 +3,8 @@
     python -m stages.search experiment=clinc150 search.trials=20
 
 The overrides are Hydra's. Started again, it goes on where it stopped; started in other clones too, on a
-storage that all reach, the workers share the trials. At the end the best trial is the workspace, the
-pipeline has been run through with it, and <report.folder>/search/ has the trials and pictures of them.
+storage that all reach, the workers share the trials. At the end the best trial is the workspace,
+<report.folder>/search/ has the trials and pictures of them, and the pipeline is run through with it.
 """
 
 import argparse
@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None):
         with replacing(folder / name) as scratch:
             write(scratch)
     print((folder / "trials.md").read_text())
+    search.run_through()
     print(f"{search.best(study).user_attrs['experiment']} is applied; models/best is")
     print((Path(p.report.folder) / "best.json").read_text())
 

@@ -86,9 +86,7 @@ def collect(folder: Path, base: str) -> pd.DataFrame:
             row = {"model": model, "measure": measure, "before": old, "after": new}
             rows.append(row)
             if np.isnan(old) or np.isnan(new):
-                row["verdict"] = (
-                    SAME if np.isnan(old) and np.isnan(new) else "new" if np.isnan(old) else "gone"
-                )
+                row["verdict"] = "new" if np.isnan(old) else "gone"
             elif measure in ACCURACIES:
                 key = (model, ACCURACIES[measure])
                 queries, was = right_before.get(key, ("", np.array([])))

@@ -179,7 +179,7 @@ def best(study: optuna.Study) -> optuna.trial.FrozenTrial:
 
 
 def apply_best(study: optuna.Study, search: Search) -> None:
-    """Make the best trial the workspace, and run the pipeline through."""
+    """Make the best trial the workspace, as far as its outputs go."""
     experiment = best(study).user_attrs["experiment"]
     if search.git_remote:
         subprocess.run([*DVC, "exp", "pull", search.git_remote, experiment], check=True)
@@ -187,4 +187,8 @@ def apply_best(study: optuna.Study, search: Search) -> None:
     done = subprocess.run([*DVC, "exp", "apply", experiment], capture_output=True, text=True)
     if dvc.api.params_show() != dvc.api.params_show(rev=experiment):
         raise UserError(f"{experiment} cannot be applied: {done.stderr.strip()}")
+
+
+def run_through() -> None:
+    """Make what the applied trial lacks."""
     subprocess.run([*DVC, "repro"], check=True)
