@@ -33,9 +33,10 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, values):
+        known = [field.alias or name for name, field in cls.model_fields.items()]
         for key in values if isinstance(values, dict) else ():
-            if key not in cls.model_fields:
-                raise ValueError(f"no parameter {key!r} here; there are {', '.join(cls.model_fields)}")
+            if key not in known:
+                raise ValueError(f"no parameter {key!r} here; there are {', '.join(known)}")
         return values
 
 
@@ -170,9 +171,12 @@ class StructuredVariant(DistillVariant):
 
 
 class VocabularyVariant(Variant):
-    """`size` is the least number of WordPieces to keep, used or not."""
+    """`vocab_size` is the least number of WordPieces to keep, used or not.
 
-    size: Annotated[int, Field(ge=0)]
+    DVC leaves keys called `size`, however deep, out of its run cache's: a change would give the old model.
+    """
+
+    size: Annotated[int, Field(ge=0, alias="vocab_size")]
 
 
 class QuantizeVariant(Variant):

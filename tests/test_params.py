@@ -233,7 +233,11 @@ def test_every_choice_of_conf(load, path):
             "variants.structured.structured.heads is 1: should be less",
         ),
         ("variants.distill.distilled.seed", -1, "variants.distill.distilled.seed is -1: should be greater"),
-        ("variants.vocabulary.vocabulary.size", -1, "variants.vocabulary.vocabulary.size is -1: should be"),
+        (
+            "variants.vocabulary.vocabulary.vocab_size",
+            -1,
+            "variants.vocabulary.vocabulary.vocab_size is -1: should be",
+        ),
         # missing
         ("seed", REMOVED, "seed is missing"),
         ("distill", REMOVED, "distill is missing"),
