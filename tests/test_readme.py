@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -20,11 +21,27 @@ def test_the_serving_table_is_that_of_the_stage():
 
 def test_clinc150_reaches_its_targets():
     """What the committed run on CLINC150 must hold: its thresholds are stated, not tuned, on test."""
-    summary = json.loads((ROOT / "metrics" / "clinc150" / "summary.json").read_text())
-    accuracy = {name: row["accuracy"] for name, row in summary.items()}
+    folder = ROOT / "metrics" / "clinc150"
+    table = pd.read_csv(folder / "results.csv", index_col="model")
+    accuracy, calibrated = table["accuracy"], table["accuracy_calibrated"]
     assert accuracy["teacher"] >= 0.870
     assert accuracy["distilled"] >= 0.855
     assert accuracy["distilled-ort-int8"] >= accuracy["distilled"] - 0.005
+    for name in ("teacher-ort-int8", "distilled-ort-int8", "vocabulary-ort-int8"):
+        assert calibrated[name] > 0.9147  # RoBERTa-large, by its model card
+    # Half of the encoder gone: a ratio of two speed-ups is one of latencies within rounds.
+    assert table["speedup"]["distilled-ort-int8"] <= 0.72 * table["speedup"]["structured-ort-int8"]
+    assert accuracy["structured-ort-int8"] >= accuracy["distilled-ort-int8"] - 0.015
+    embeddings, validation = table["embeddings_mb"], table["validation_accuracy"]
+    assert embeddings["vocabulary-ort-int8"] <= 0.4 * embeddings["distilled-ort-int8"]
+    assert validation["vocabulary-ort-int8"] >= validation["distilled-ort-int8"] - 0.003
+    # Movement against magnitude, over three seeds.
+    pruned = pd.read_csv(folder / "pruning.csv", index_col="model")["validation_accuracy"]
+    for seed in ("", "-seed-1", "-seed-2"):
+        assert pruned[f"soft-movement{seed}"] > pruned[f"magnitude{seed}"]
+    service = json.loads((folder / "serving.json").read_text())["service"]
+    assert (service["requests"], service["lost"], service["wrong"]) == (100_000, 0, 0)
+    assert service["workers_killed"] == 1
 
 
 def test_pictures_and_places_exist():
