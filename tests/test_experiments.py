@@ -108,15 +108,16 @@ def test_a_sweep_trains_the_teacher_once(clone):
 
 
 def test_the_table_and_the_heat_map_of_a_sweep(clone):
-    text = clone(*SWEEP, "distill.alpha", "distill.temperature", "--model", "distilled")
-    table = pd.read_csv(clone.path / "metrics" / "sweep.csv")
-    assert table[["distill.alpha", "distill.temperature"]].to_numpy().tolist() == [[0.1, 2], [0.9, 2]]
+    names = ["distill.alpha", "distill.temperature", "seed"]
+    text = clone(*SWEEP, *names, "--model", "distilled", "--name", "kd")
+    table = pd.read_csv(clone.path / "metrics" / "kd.csv")
+    assert table[names].to_numpy().tolist() == [[0.1, 2, 0], [0.9, 2, 0]]
     for _, row in table.iterrows():
         clone("dvc", "exp", "apply", row["experiment"], ok=None)  # much else has never been made
         params = (clone.path / "params.yaml").read_text()
         assert f"alpha: {row['distill.alpha']}" in params
         assert f"| {100 * row['validation_accuracy']:.2f}% |" in text
-    assert (clone.path / "metrics" / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert (clone.path / "metrics" / "kd.png").read_bytes().startswith(b"\x89PNG")
     readme = (ROOT / "README.md").read_text()
     (command,) = (line for line in readme.splitlines() if line.startswith("dvc exp show --only-changed"))
     header = clone(*shlex.split(command), "--csv").splitlines()[0].split(",")
@@ -140,6 +141,8 @@ def test_a_sweep_that_is_not_there(clone):
     assert output.strip().endswith("error: there is no param 'distill.alhpa' in params.yaml")
     output = clone(*SWEEP, "distill.alpha", "seed", "--model", "nothing", ok=False)
     assert "error: no experiment of this commit has evaluated nothing" in output
+    output = clone(*SWEEP, "distill.alpha", "--model", "distilled", ok=False)
+    assert output.strip().endswith("error: name two params or more, as distill.alpha distill.temperature")
 
 
 def test_distillation_on_two_processes(clone):
@@ -256,7 +259,7 @@ def test_a_search_ends_with_a_model(searched, postgresql):
     assert trials.loc[trials["best"], "experiment"].tolist() == [best.user_attrs["experiment"]]
     assert trials.loc[trials["state"] == "complete", ["size_mb", "speedup"]].notna().all(axis=None)
     pictures = {path.name for path in (clone.path / "metrics" / "search").glob("*.png")}
-    assert {"history.png", "parallel.png", "pareto.png"} <= pictures
+    assert {"history.png", "parallel.png"} <= pictures
     assert ran(clone("dvc", "repro")) == set()
 
 

@@ -16,6 +16,8 @@ from optuna.visualization import matplotlib as draw
 from stages.params import Search
 from stages.reporting.markdown import percent, table_of
 
+COSTS = {"size_mb": "size, MB", "speedup": "speed-up over the teacher"}
+
 
 def collect(study: optuna.Study, search: Search) -> pd.DataFrame:
     """A row a trial: `trial`, `experiment`, `state`, what was drawn, `epochs` seen, `validation_accuracy`,
@@ -46,7 +48,7 @@ def collect(study: optuna.Study, search: Search) -> pd.DataFrame:
 
 def markdown(table: pd.DataFrame, search: Search) -> str:
     """The most accurate first."""
-    costs = [key for key in ("size_mb", "speedup") if table[key].notna().any()]
+    costs = {key: name for key, name in COSTS.items() if table[key].notna().any()}
     shown = table.sort_values("validation_accuracy", ascending=False)
     rows = [
         [
@@ -58,7 +60,7 @@ def markdown(table: pd.DataFrame, search: Search) -> str:
         ]
         for _, row in shown.iterrows()
     ]
-    columns = ["trial", "state", *search.space, "validation accuracy", *costs]
+    columns = ["trial", "state", *search.space, "validation accuracy", *costs.values()]
     bounds = [f"{key} {value:g}" for key, value in search.bounds.model_dump().items() if value is not None]
     return table_of(
         columns,
@@ -73,7 +75,7 @@ def markdown(table: pd.DataFrame, search: Search) -> str:
 def pareto(table: pd.DataFrame, search: Search, path: Path) -> None:
     """Accuracy against what it costs, in bytes and in time, and the trials that no other beats in both."""
     done = table[table["state"] == "complete"]
-    costs = [key for key in ("size_mb", "speedup") if done[key].notna().any()]
+    costs = varying(table)
     figure, all_axes = plt.subplots(1, len(costs), figsize=(5.5 * len(costs), 4.2), squeeze=False)
     for axes, key in zip(all_axes[0], costs, strict=True):
         for within, color in ((True, "C0"), (False, "lightgray")):
@@ -89,13 +91,19 @@ def pareto(table: pd.DataFrame, search: Search, path: Path) -> None:
         bound = getattr(search.bounds, key)
         if bound is not None:
             axes.axvline(bound, color="black", linestyle="--", linewidth=1, label="bound")
-        axes.set_xlabel({"size_mb": "size, MB", "speedup": "speed-up over the teacher"}[key])
+        axes.set_xlabel(COSTS[key])
         axes.set_ylabel("validation accuracy, %")
         axes.grid(alpha=0.3)
     all_axes[0][-1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     figure.suptitle(f"Accuracy of {search.model} against its cost, a point a trial")
     figure.tight_layout()
     _save(path)
+
+
+def varying(table: pd.DataFrame) -> list[str]:
+    """The costs in which complete trials differ, to a tenth."""
+    done = table[table["state"] == "complete"]
+    return [key for key in COSTS if done[key].astype(float).round(1).nunique() > 1]
 
 
 def on_front(done: pd.DataFrame, key: str) -> pd.Series:
@@ -136,8 +144,9 @@ def outputs(study: optuna.Study, search: Search) -> dict[str, Callable[[Path], o
         "parallel.png": lambda path: _drawn(
             draw.plot_parallel_coordinate, study, "What was drawn, and the accuracy", path
         ),
-        "pareto.png": lambda path: pareto(table, search, path),
     }
+    if varying(table):
+        written["pareto.png"] = lambda path: pareto(table, search, path)
     if table["validation_accuracy"][table["state"] == "complete"].nunique() > 1:
         written["importance.png"] = lambda path: _drawn(
             draw.plot_param_importances, study, "How much each setting matters", path

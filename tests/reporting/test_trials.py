@@ -70,6 +70,12 @@ def test_front():
     assert trials.on_front(done, "speedup").tolist() == [True, False, True, False]
 
 
+def test_no_front_where_all_cost_the_same(study):
+    table = trials.collect(study, SEARCH)
+    assert trials.varying(table) == ["size_mb", "speedup"]
+    assert trials.varying(table.assign(size_mb=67.2491, speedup=None)) == []
+
+
 def test_pictures(study, tmp_path):
     written = trials.outputs(study, SEARCH)
     assert set(written) == {
