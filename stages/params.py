@@ -173,10 +173,12 @@ class StructuredVariant(DistillVariant):
 class VocabularyVariant(Variant):
     """`vocab_size` is the least number of WordPieces to keep, used or not.
 
+    What is not kept is split into pieces that are, or, to `share`, read as the most similar of them.
     DVC leaves keys called `size`, however deep, out of its run cache's: a change would give the old model.
     """
 
     size: Annotated[int, Field(ge=0, alias="vocab_size")]
+    share: bool = False
 
 
 class QuantizeVariant(Variant):

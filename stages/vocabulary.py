@@ -1,4 +1,4 @@
-"""Stage `vocabulary`: models/<parent> without the WordPieces that the training text never uses."""
+"""Stage `vocabulary`: models/<parent> without what embeds WordPieces that no training text has."""
 
 import sys
 
@@ -19,7 +19,8 @@ def main(name: str):
         scratch,
         measured,
     ):
-        measured.update(vocabulary.prune(parent, scratch, tables.read("train")["text"], variant.size))
+        texts = tables.read("train")["text"]
+        measured.update(vocabulary.prune(parent, scratch, texts, variant.size, variant.share))
 
 
 if __name__ == "__main__":

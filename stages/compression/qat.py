@@ -5,6 +5,8 @@ symmetric, a scale for each output channel or for each matrix; what enters a lin
 8 bits, with a scale for each query. Embeddings are affine too, a scale for each matrix.
 """
 
+import functools
+
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
@@ -61,7 +63,8 @@ def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool) -> No
     """Have every linear layer of `model` compute as in int8, and freeze the embeddings on their int8 grid.
 
     `reduce_range` keeps the weights to 7 bits. Where ONNX Runtime fuses the embeddings with their
-    layer norm (DistilBERT), it rounds that one's weight and bias too.
+    layer norm (DistilBERT), it rounds that one's weight and bias too. All of it is in float32, where
+    the Trainer would have bf16 too: the 8 bits of its significand would move what is on the int8 grids.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -79,6 +82,14 @@ def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool) -> No
     if model.config.model_type == "distilbert":
         for name in ("weight", "bias"):
             parametrize.register_parametrization(embeddings.get_submodule("LayerNorm"), name, RoundedVector())
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def in_float32(*args, **kwargs):
+        with torch.autocast(model.device.type, enabled=False):
+            return forward(*args, **kwargs)
+
+    model.forward = in_float32
 
 
 def convert(model: PreTrainedModel) -> None:
@@ -89,3 +100,4 @@ def convert(model: PreTrainedModel) -> None:
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         if isinstance(module, nn.Linear):
             module._forward_pre_hooks.clear()
+    del model.forward

@@ -1,10 +1,15 @@
-"""Vocabulary pruning: WordPieces that the training texts do not use are dropped, with their embeddings."""
+"""Vocabulary pruning: WordPieces that the training texts do not use lose their embeddings.
+
+What they stood for is split into pieces that stay, or is read as the most similar of these.
+"""
 
 import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from stages.compression import encoder
@@ -79,14 +84,21 @@ def processors(post_processor: dict | None) -> list[dict]:
     return [post_processor]
 
 
-def pruned_tokenizer(tokenizer: dict, used: set[str], size: int = 0) -> tuple[dict, list[int]]:
-    """The tokenizer.json reduced to the pieces `used`, and the old ids of its pieces in their new order.
+def pruned_tokenizer(
+    tokenizer: dict, used: set[str], size: int = 0, embeddings: torch.Tensor | None = None
+) -> tuple[dict, list[int]]:
+    """The tokenizer.json reduced to the pieces `used`, and the old ids of its rows in their new order.
 
     If they make fewer than `size`, the first of the others are kept up to that number: BERT's
-    vocabularies are in the order of frequency. Special tokens, added ones and single characters
-    (x and ##x) stay, and so do the `indispensable` pieces: a string that the old tokenizer encodes
-    without [UNK] is encoded without it by the new one (truncation aside), and one whose pieces are
-    all `used`, into the same pieces. The order of the pieces stays; their ids are 0, 1, 2 …
+    vocabularies are in the order of frequency. Special tokens and added ones stay. A string whose
+    pieces are all kept is encoded into the same pieces; their ids are 0, 1, 2 …, in the old order.
+
+    Without `embeddings`, the pieces not kept are gone. Single characters (x and ##x) stay, and so do the
+    `indispensable` pieces: a string that the old tokenizer encodes without [UNK] is encoded without
+    it by the new one (truncation aside).
+
+    With `embeddings`, shape (old ids, width), every string falls into the pieces that it fell into,
+    and one that is not kept has the id of the `nearest` that is.
 
     A tokenizer that is not of the WordPiece kind is a UserError.
     """
@@ -100,38 +112,57 @@ def pruned_tokenizer(tokenizer: dict, used: set[str], size: int = 0) -> tuple[di
     vocabulary, prefix = new["model"]["vocab"], new["model"]["continuing_subword_prefix"]
     added = {token["content"]: token["id"] for token in new["added_tokens"]}
     leaves = processors(new["post_processor"])
-    templates = [special for leaf in leaves for special in leaf.get("special_tokens", {}).values()]
+    templates = [template for leaf in leaves for template in leaf.get("special_tokens", {}).values()]
     pairs = [leaf[key] for leaf in leaves for key in ("cls", "sep") if key in leaf]
 
-    kept = {*used, *SPECIAL, new["model"]["unk_token"], *added, *(token for token, _ in pairs)}
-    kept.update(token for special in templates for token in special["tokens"])
-    kept.update([new["padding"]["pad_token"]] if new["padding"] else [])
-    kept.update(piece for piece in vocabulary if len(body(piece, prefix)) == 1)
-    others = [p for p in sorted(vocabulary, key=vocabulary.__getitem__) if p not in kept and UNUSED not in p]
-    kept.update(others[: max(size - len(kept), 0)])
-    kept |= indispensable(set(vocabulary), kept & vocabulary.keys(), prefix)
-
+    special = {*SPECIAL, new["model"]["unk_token"], *added, *(token for token, _ in pairs)}
+    special.update(token for template in templates for token in template["tokens"])
+    special.update([new["padding"]["pad_token"]] if new["padding"] else [])
     old = vocabulary | added
-    order = sorted(kept & old.keys(), key=old.__getitem__)
-    ids = {piece: i for i, piece in enumerate(order)}
-    new["model"]["vocab"] = {piece: i for piece, i in ids.items() if piece in vocabulary}
+    rows = {old[piece] for piece in (used | special) & old.keys()}
+    if embeddings is None:
+        rows |= {row for piece, row in vocabulary.items() if len(body(piece, prefix)) == 1}
+    others = sorted({row for piece, row in vocabulary.items() if UNUSED not in piece} - rows)
+    rows.update(others[: max(size - len(rows), 0)])
+    if embeddings is None:
+        kept = {piece for piece, row in vocabulary.items() if row in rows}
+        rows |= {old[piece] for piece in indispensable(set(vocabulary), kept, prefix)}
+
+    order = sorted(rows)
+    place = {row: i for i, row in enumerate(order)}
+    ids = {piece: place[row] for piece, row in old.items() if row in place}
+    if embeddings is not None:
+        among = sorted(rows - {old[piece] for piece in special & old.keys()})
+        lost = [piece for piece in vocabulary if piece not in ids and UNUSED not in piece]
+        found = nearest(embeddings, [old[piece] for piece in lost], among)
+        ids |= {piece: place[row] for piece, row in zip(lost, found, strict=True)}
+    new["model"]["vocab"] = {piece: ids[piece] for piece in vocabulary if piece in ids}
     for token in new["added_tokens"]:
         token["id"] = ids[token["content"]]
-    for special in templates:
-        special["ids"] = [ids[token] for token in special["tokens"]]
+    for template in templates:
+        template["ids"] = [ids[token] for token in template["tokens"]]
     for pair in pairs:
         pair[1] = ids[pair[0]]
     if new["padding"]:
         new["padding"]["pad_id"] = ids[new["padding"]["pad_token"]]
-    return new, [old[piece] for piece in order]
+    return new, order
 
 
-def prune(parent: Path, folder: Path, texts: Iterable[str], size: int = 0) -> dict:
+def nearest(embeddings: torch.Tensor, rows: list[int], among: list[int]) -> list[int]:
+    """For each of `rows` of `embeddings`, shape (ids, width), the one `among` them at the least angle."""
+    directions = F.normalize(embeddings, dim=1)
+    candidates = directions[among].T
+    found = [(part @ candidates).argmax(dim=1) for part in directions[rows].split(1024)]
+    return [among[i] for part in found for i in part]
+
+
+def prune(parent: Path, folder: Path, texts: Iterable[str], size: int = 0, share: bool = False) -> dict:
     """Write into `folder` the torch model `parent` with the vocabulary that `texts` use, or `size` pieces.
 
-    On `texts` it computes what the parent does; other words fall into more pieces, in the worst
-    case into characters. Gives the rows of the word embeddings and their size in MB of 2^20 bytes,
-    each as [before, after]. A parent with an exported model or another tokenizer is a UserError.
+    On `texts` it computes what the parent does. Another piece is split into more, in the worst case
+    into characters, or, to `share`, has the embedding of the nearest piece that stays. Gives the rows
+    of the word embeddings and their size in MB of 2^20 bytes, each as [before, after]. A parent with
+    an exported model or another tokenizer is a UserError.
     """
     source = json.loads((parent / "tokenizer.json").read_text(encoding="utf-8"))
     settings = json.loads((parent / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -145,10 +176,10 @@ def prune(parent: Path, folder: Path, texts: Iterable[str], size: int = 0) -> di
     }
     used = {piece for encoding in tokenizer.encode_batch(list(texts)) for piece in encoding.tokens}
     used |= {piece for piece, i in tokenizer.get_vocab().items() if i in named.values()}
-    pruned, rows = pruned_tokenizer(source, used, size)
+    embeddings = model.get_input_embeddings().get_parameter("weight")
+    pruned, rows = pruned_tokenizer(source, used, size, embeddings.detach() if share else None)
 
     place = {old: new for new, old in enumerate(rows)}
-    embeddings = model.get_input_embeddings().get_parameter("weight")
     before, after = embeddings.data, embeddings.data[rows]
     embeddings.data = after
     model.config.update({"vocab_size": len(rows), **{key: place.get(i) for key, i in named.items()}})
@@ -157,7 +188,8 @@ def prune(parent: Path, folder: Path, texts: Iterable[str], size: int = 0) -> di
         decoder = settings["added_tokens_decoder"]
         settings["added_tokens_decoder"] = {str(place[int(i)]): token for i, token in decoder.items()}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    Tokenizer.from_str(json.dumps(pruned)).save(str(folder / "tokenizer.json"))
+    text = json.dumps(pruned, ensure_ascii=False, separators=(",", ":"))
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
     return {
         "vocabulary": [len(before), len(after)],
         "embedding_mb": [matrix.nbytes / 2**20 for matrix in (before, after)],

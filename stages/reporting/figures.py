@@ -18,6 +18,8 @@ from stages.reporting.results import SIZES
 from stages.runtime import calibrated
 
 COLORS = [plt.get_cmap("tab20")(i) for i in range(20)]
+MARKERS = "osD^"  # another for each 20 models
+LINES = ("-", "--", ":", "-.")
 
 
 def _save(figure: plt.Figure, path: Path) -> None:
@@ -43,6 +45,7 @@ def accuracy_against_latency(results: pd.DataFrame, path: Path) -> None:
             y,
             s=scale * row["size_mb"],
             color=COLORS[i % 20],
+            marker=MARKERS[i // 20 % 4],
             alpha=0.6,
             label=f"{name} ({row['size_mb']:.1f} MB)",
         )
@@ -75,8 +78,9 @@ def training_curves(curves: pd.DataFrame, path: Path) -> None:
         return _save(_titled("No model of the table was trained"), path)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     for i, (name, rows) in enumerate(curves.groupby("model", sort=False)):
-        left.plot(rows["epoch"], rows["loss"], marker=".", color=COLORS[i % 20], label=name)
-        right.plot(rows["epoch"], 100 * rows["eval_accuracy"], marker=".", color=COLORS[i % 20], label=name)
+        style = {"marker": ".", "color": COLORS[i % 20], "linestyle": LINES[i // 20 % 4], "label": name}
+        left.plot(rows["epoch"], rows["loss"], **style)
+        right.plot(rows["epoch"], 100 * rows["eval_accuracy"], **style)
     left.set(
         xlabel="epoch", ylabel="training loss (each its own objective)", yscale="log", title="Training loss"
     )
@@ -162,15 +166,19 @@ def accuracy_against_sparsity(points: pd.DataFrame, dense: float, path: Path) ->
 
 
 def calibration_curves(names: list[str], shown: list[str], labels: np.ndarray, path: Path) -> None:
-    """Left, reliability of the models `shown`, plain and tempered; right, the out-of-scope curves of `names`.
+    """Left, reliability of the models `shown`, plain and tempered; right, the out-of-scope curves of `names`,
+
+    those not `shown` in gray.
 
     `labels` are those of the test split, shape (queries,).
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5))
     left.plot([0, 100], [0, 100], color="black", linestyle=":", label="perfect")
-    for i, name in enumerate(names):
+    others = [name for name in names if name not in shown]
+    for name in [*others, *shown]:
         logits = np.load(Path("logits/test") / f"{name}.npy")
         fitted = calibrated.read(model_folder.CALIBRATED / name)
+        color = f"C{shown.index(name)}" if name in shown else "silver"
         if name in shown:
             for applied, style, what in ((calibrated.NONE, "--", "plain"), (fitted, "-", "tempered")):
                 bins = pd.DataFrame(reliability(applied.probabilities(logits), labels))
@@ -179,16 +187,17 @@ def calibration_curves(names: list[str], shown: list[str], labels: np.ndarray, p
                     100 * bins["accuracy"],
                     style,
                     marker=".",
-                    color=f"C{shown.index(name)}",
+                    color=color,
                     label=f"{name}, {what}",
                 )
         if fitted.threshold is not None:
             scores = fitted.threshold.scores(logits / fitted.temperature)
             outside = labels == fitted.threshold.out_of_scope
             false_positives, recall, _ = roc_curve(outside, -scores)
-            right.plot(100 * false_positives, 100 * recall, color=COLORS[i % 20], label=name, linewidth=1.2)
+            label = name if name in shown else "the other models"
+            right.plot(100 * false_positives, 100 * recall, color=color, label=label, linewidth=1.2)
             refused = 100 * (scores < fitted.threshold.value)
-            right.plot(refused[~outside].mean(), refused[outside].mean(), "o", color=COLORS[i % 20])
+            right.plot(refused[~outside].mean(), refused[outside].mean(), "o", color=color)
     left.set(
         xlabel="confidence, %", ylabel="test accuracy, %", title="Reliability: accuracy by top probability"
     )
@@ -202,7 +211,9 @@ def calibration_curves(names: list[str], shown: list[str], labels: np.ndarray, p
     right.xaxis.set_major_formatter("{x:g}")
     left.legend(frameon=False)
     if right.lines:
-        right.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        lines, texts = right.get_legend_handles_labels()
+        once = dict(zip(texts, lines, strict=True))
+        right.legend(once.values(), once.keys(), frameon=False, loc="lower right")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     _save(figure, path)

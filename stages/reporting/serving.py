@@ -8,6 +8,7 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.ticker import LogLocator
 
 from stages.params import Serve
 from stages.reporting.markdown import percent, table_of
@@ -110,8 +111,8 @@ def picture(plan: pd.DataFrame, loads: pd.DataFrame, params: Serve, path: Path) 
     right.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
     for axes in (left, right):
         axes.xaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     right.yaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_minor_formatter("{x:g}")
-    right.tick_params(axis="y", which="minor", labelsize=7)
+    right.yaxis.set_minor_formatter("")
     figure.savefig(path, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)

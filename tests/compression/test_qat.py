@@ -112,6 +112,14 @@ def test_plain_layers_on_the_grid_are_left(per_channel, reduce_range, bert):
     assert np.abs(training.logits(made, random_rows()) - prepared).mean() > 1e-3
 
 
+def test_in_float32_whatever_the_trainer_computes_in(bert):
+    made = model("distilbert", bert)
+    qat.prepare(made, per_channel=True, reduce_range=True)
+    expected = training.logits(made, random_rows())
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(training.logits(made, random_rows()), expected)
+
+
 def alone(made):
     """Logits of each query by itself."""
     return training.logits(made, random_rows(), batch_size=1)

@@ -180,6 +180,52 @@ def test_the_texts_give_the_same_pieces_and_logits(parent, tmp_path):
     }
 
 
+@pytest.fixture(scope="module")
+def shared(parent, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared")
+    return folder, prune(parent, folder, TEXTS, size=100, share=True)
+
+
+def test_shared_embeddings(parent, shared):
+    """The pieces stay what they were; those that are not kept have the embedding of the nearest one."""
+    folder, measured = shared
+    before, after = runtime.load(parent), runtime.load(folder)
+    name = "distilbert.embeddings.word_embeddings.weight"
+    old, new = (load_file(f / "model.safetensors")[name].double() for f in (parent, folder))
+    assert measured["vocabulary"] == [30522, 100] and new.shape == (100, 16)
+    np.testing.assert_allclose(after.logits(TEXTS), before.logits(TEXTS), atol=1e-6)
+
+    vocabulary, ids = REAL["model"]["vocab"], read(folder, "tokenizer.json")["model"]["vocab"]
+    assert vocabulary.keys() - ids.keys() == {p for p in vocabulary if p.startswith("[unused")}
+    assert set(ids.values()) == set(range(100))
+    own = [piece for piece in ids if bool((new[ids[piece]] == old[vocabulary[piece]]).all())]
+    assert len(own) == 100 and {*USED, *SPECIAL} < set(own)
+    candidates = [piece for piece in own if piece not in SPECIAL]
+    for piece in ("mortgage", "##ally", "漢"):
+        cosines = torch.cosine_similarity(old[vocabulary[piece]], old[[vocabulary[p] for p in candidates]])
+        assert ids[piece] == ids[candidates[int(cosines.argmax())]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=ANYTHING)
+def test_shared_embeddings_leave_the_pieces(shared, text):
+    tokenizer = Tokenizer.from_file(str(shared[0] / "tokenizer.json"))
+    tokenizer.no_truncation()
+    assert tokenizer.encode(text).tokens == OLD.encode(text).tokens
+
+
+def test_shared_embeddings_pruned_again(shared, tmp_path):
+    prune(shared[0], tmp_path / "twice", TEXTS, size=50, share=True)
+    assert load_file(tmp_path / "twice" / "model.safetensors")[
+        "distilbert.embeddings.word_embeddings.weight"
+    ].shape == (50, 16)
+    before, after = runtime.load(shared[0]), runtime.load(tmp_path / "twice")
+    np.testing.assert_allclose(after.logits(TEXTS), before.logits(TEXTS), atol=1e-6)
+    assert AutoTokenizer.from_pretrained(tmp_path / "twice")("my mortgage").input_ids == (
+        after.tokenizer.encode("my mortgage").ids
+    )
+
+
 def test_other_texts_are_served_and_truncated_as_before(parent, tmp_path):
     prune(parent, tmp_path, TEXTS)
     classifier = runtime.load(tmp_path)
