@@ -44,6 +44,25 @@ def test_clinc150_reaches_its_targets():
     assert service["workers_killed"] == 1
 
 
+def test_the_candidates_over_three_seeds():
+    """The README's table is that of search/seeds.csv, and what it says of the sweep and the search is so."""
+    folder = ROOT / "metrics" / "clinc150"
+    seeds = pd.read_csv(folder / "search" / "seeds.csv")
+    settings = ["distill.alpha", "distill.temperature", "distill.epochs"]
+    for (alpha, temperature, epochs), rows in seeds.groupby(settings):
+        found = rows.sort_values("seed")["validation_accuracy"]
+        assert rows["seed"].nunique() == 3
+        cells = [f"{100 * value:.2f}%" for value in (*found, found.mean())]
+        assert f"| {alpha:.2g} | {temperature:.2g} | {epochs} | {' | '.join(cells)} |" in README
+    sweep = pd.read_csv(folder / "sweep.csv")
+    assert sweep.groupby(settings[:2]).size().tolist() == [1] * 9
+    best = sweep["validation_accuracy"].max()
+    assert best - sweep["validation_accuracy"].min() < 0.003
+    trials = pd.read_csv(folder / "search" / "trials.csv")
+    assert trials["state"].value_counts().to_dict() == {"pruned": 12, "complete": 8}
+    assert trials.loc[trials["best"], "validation_accuracy"].tolist() == [best]
+
+
 def test_pictures_and_places_exist():
     for line in README.splitlines():
         for part in line.split("](")[1:]:
