@@ -1,4 +1,4 @@
-"""Stage `vocabulary`: models/<parent> without what embeds WordPieces that no training text has."""
+"""Stage `vocabulary`: models/<parent> without the embeddings of WordPieces that no training text has."""
 
 import sys
 
