@@ -166,11 +166,9 @@ def accuracy_against_sparsity(points: pd.DataFrame, dense: float, path: Path) ->
 
 
 def calibration_curves(names: list[str], shown: list[str], labels: np.ndarray, path: Path) -> None:
-    """Left, reliability of the models `shown`, plain and tempered; right, the out-of-scope curves of `names`,
+    """Left, reliability of the models `shown`, plain and tempered; right, the out-of-scope curves of `names`.
 
-    those not `shown` in gray.
-
-    `labels` are those of the test split, shape (queries,).
+    Those not `shown` are gray. `labels` are those of the test split, shape (queries,).
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5))
     left.plot([0, 100], [0, 100], color="black", linestyle=":", label="perfect")
