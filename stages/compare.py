@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None):
     print(compare.params_markdown(base))
     excesses = []
     for folder in compare.reports(base):
-        table = compare.collect(folder, base)
+        table = compare.collect(folder, base, p.gate)
         print(compare.markdown(folder, table))
         excesses += compare.excesses(folder, table, p.gate)
     if arguments.pictures:

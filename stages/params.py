@@ -318,6 +318,7 @@ class Launch(Section):
 class Gate(Section):
     accuracy: Fraction
     size: Annotated[float, Field(ge=0)]
+    speedup_noise: Annotated[float, Field(ge=0)]
 
 
 class Range(Section):

@@ -40,14 +40,15 @@ def then(base: str, path: Path) -> bytes | None:
 def reports(base: str) -> list[Path]:
     """The folders under metrics/ that have a report now, or had one in `base`."""
     before = (_git("ls-tree", "-r", "--name-only", base, "metrics/") or b"").decode().splitlines()
-    now = [path.as_posix() for path in Path("metrics").rglob("summary.json")]
-    return sorted({Path(p).parent for p in [*before, *now] if p.endswith("/summary.json")})
+    now = [path.as_posix() for path in Path("metrics").rglob("results.csv")]
+    return sorted({Path(p).parent for p in [*before, *now] if p.endswith("/results.csv")})
 
 
 def _table(content: bytes | None) -> pd.DataFrame:
+    columns = [*MEASURES, "speedup_low", "speedup_high"]
     if content is None:
-        return pd.DataFrame(columns=["model", *MEASURES]).set_index("model")
-    return pd.read_csv(io.BytesIO(content), index_col="model")
+        return pd.DataFrame(columns=columns, index=pd.Index([], name="model"))
+    return pd.read_csv(io.BytesIO(content), index_col="model").reindex(columns=columns)
 
 
 def _right(content: bytes | None) -> dict[tuple[str, str], tuple[str, np.ndarray]]:
@@ -64,12 +65,13 @@ def _right(content: bytes | None) -> dict[tuple[str, str], tuple[str, np.ndarray
     }
 
 
-def collect(folder: Path, base: str) -> pd.DataFrame:
+def collect(folder: Path, base: str, gate: Gate) -> pd.DataFrame:
     """A row for each model and measure: `before`, `after` and `verdict`.
 
     Accuracies differ by McNemar's exact test on the same test queries, at a false discovery rate of 5% over
-    them all; speed-ups, where their 95% intervals do not meet; sizes, where they do. Verdicts are "better",
-    "worse", "unchanged", "within noise", "new", "gone", or "other queries".
+    them all; speed-ups, where their 95% intervals do not meet and they are further apart than two runs of
+    one benchmark may be; sizes, by a thousandth. Verdicts are "better", "worse", "unchanged", "within noise",
+    "new", "gone", or "other queries".
     """
     name, answers = folder / "results.csv", folder / "right.csv"
     before, after = (_table(c) for c in (then(base, name), name.read_bytes() if name.exists() else None))
@@ -79,8 +81,7 @@ def collect(folder: Path, base: str) -> pd.DataFrame:
     tested: list[tuple[dict, Difference]] = []
     for model in dict.fromkeys([*before.index, *after.index]):
         for measure in MEASURES:
-            old = before[measure].get(model, np.nan) if measure in before else np.nan
-            new = after[measure].get(model, np.nan) if measure in after else np.nan
+            old, new = (table[measure].get(model, np.nan) for table in (before, after))
             if np.isnan(old) and np.isnan(new):
                 continue
             row = {"model": model, "measure": measure, "before": old, "after": new}
@@ -97,11 +98,14 @@ def collect(folder: Path, base: str) -> pd.DataFrame:
                 else:
                     row["verdict"] = SAME if old == new else "other queries"
             elif measure == "speedup":
-                apart = before.loc[model, "speedup_high"] < after.loc[model, "speedup_low"]
+                above = before.loc[model, "speedup_high"] < after.loc[model, "speedup_low"]
                 below = after.loc[model, "speedup_high"] < before.loc[model, "speedup_low"]
-                row["verdict"] = SAME if old == new else "better" if apart else "worse" if below else NOISE
+                if (above or below) and max(old, new) > (1 + gate.speedup_noise) * min(old, new):
+                    row["verdict"] = "better" if above else "worse"
+                else:
+                    row["verdict"] = SAME if old == new else NOISE
             else:
-                row["verdict"] = SAME if old == new else "better" if new < old else "worse"
+                row["verdict"] = SAME if abs(new - old) < 0.001 * old else "better" if new < old else "worse"
     for (row, _), verdict in zip(tested, verdicts([d for _, d in tested]), strict=True):
         if verdict in ("better", "worse"):
             row["verdict"] = verdict
@@ -123,7 +127,8 @@ def markdown(folder: Path, table: pd.DataFrame) -> str:
         rows,
         (f"{kept} more unchanged. " if kept else "")
         + "Accuracies, on test, are better or worse by McNemar's exact test on the same queries, at a false "
-        "discovery rate of 5%; speed-ups over the teacher, where their 95% intervals do not meet.",
+        "discovery rate of 5%; speed-ups over the teacher, where their 95% intervals do not meet and they "
+        "are further apart than two runs of one benchmark may be (gate.speedup_noise).",
     )
 
 

@@ -12,7 +12,7 @@ from stages.params import Gate
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path("metrics")
-GATE = Gate(accuracy=0.01, size=0.05)
+GATE = Gate(accuracy=0.01, size=0.05, speedup_noise=0.15)
 
 
 def git(*arguments):
@@ -40,7 +40,6 @@ def report(models, queries="abc"):
         ]
     pd.DataFrame(results).to_csv(FOLDER / "results.csv", index=False)
     pd.DataFrame(right).to_csv(FOLDER / "right.csv", index=False)
-    (FOLDER / "summary.json").write_text("{}")
 
 
 def right(count, of=400, rolled=0):
@@ -59,7 +58,7 @@ AFTER = {
     "teacher": BEFORE["teacher"],
     "better": (right(350), 18.0, (12.0, 11.0, 13.0)),
     "worse": (right(290), 22.0, (8.0, 7.5, 8.5)),
-    "noise": (right(321, rolled=5), 20.0, (10.3, 9.9, 11.0)),
+    "noise": (right(321, rolled=5), 20.01, (10.3, 9.9, 11.0)),
     "new": (right(330), 5.0, (20.0, 19.0, 21.0)),
 }
 
@@ -82,7 +81,9 @@ def repository(tmp_path, monkeypatch):
 
 
 def test_verdicts(repository):
-    table = compare.collect(FOLDER, repository).pivot(index="model", columns="measure", values="verdict")
+    table = compare.collect(FOLDER, repository, GATE).pivot(
+        index="model", columns="measure", values="verdict"
+    )
     expected = pd.DataFrame(
         {
             "better": ["better"] * 4,
@@ -104,20 +105,30 @@ def test_noise_is_what_mcnemar_says(repository):
     verdicts = {}
     for won in (5, 6):
         report({"teacher": (right(320 + won), 80.0, (1.0, 1.0, 1.0))})
-        table = compare.collect(FOLDER, compare.commit("HEAD"))
+        table = compare.collect(FOLDER, compare.commit("HEAD"), GATE)
         verdicts[won] = table.set_index("measure")["verdict"]["accuracy"]
     assert verdicts == {5: "within noise", 6: "better"}
 
 
+@pytest.mark.parametrize(("speed", "verdict"), [(11.4, "within noise"), (11.6, "better"), (8.6, "worse")])
+def test_speed_ups_of_two_runs_of_one_benchmark(speed, verdict, repository):
+    """10.0 against what is outside of its interval, and within 15% or not."""
+    report({"teacher": (right(320), 80.0, (10.0, 9.9, 10.1))})
+    git("commit", "-qam", "10.0")
+    report({"teacher": (right(320), 80.0, (speed, speed - 0.1, speed + 0.1))})
+    table = compare.collect(FOLDER, compare.commit("HEAD"), GATE).set_index("measure")
+    assert table["verdict"]["speedup"] == verdict
+
+
 def test_other_test_queries_are_not_compared(repository):
     report(AFTER, queries="xyz")
-    table = compare.collect(FOLDER, repository).set_index(["model", "measure"])["verdict"]
+    table = compare.collect(FOLDER, repository, GATE).set_index(["model", "measure"])["verdict"]
     assert table["better", "accuracy"] == "other queries"
     assert table["better", "size_mb"] == "better"
 
 
 def test_markdown(repository):
-    table = compare.collect(FOLDER, repository)
+    table = compare.collect(FOLDER, repository, GATE)
     lines = compare.markdown(FOLDER, table).splitlines()
     (better,) = (line for line in lines if line.startswith("| better"))
     points = "80.0% → 87.5%, **better**"
@@ -128,32 +139,52 @@ def test_markdown(repository):
     assert any(line.startswith("1 more unchanged.") for line in lines)
 
 
+def test_a_report_of_before_there_were_intervals(repository):
+    table = pd.read_csv(FOLDER / "results.csv")
+    table["speedup"] *= 2
+    table[["model", "accuracy", "speedup"]].to_csv(FOLDER / "results.csv", index=False)
+    git("commit", "-qam", "without")
+    report(AFTER)
+    table = compare.collect(FOLDER, compare.commit("HEAD"), GATE).set_index(["model", "measure"])["verdict"]
+    assert table["better"].to_dict() == {
+        "accuracy": "unchanged", "accuracy_calibrated": "new", "size_mb": "new", "speedup": "within noise",
+    }  # fmt: skip
+
+
 def test_nothing_changed(repository):
     report(BEFORE)
-    assert "Nothing has changed." in compare.markdown(FOLDER, compare.collect(FOLDER, repository))
+    assert "Nothing has changed." in compare.markdown(FOLDER, compare.collect(FOLDER, repository, GATE))
 
 
 def test_gate(repository):
-    lines = compare.excesses(FOLDER, compare.collect(FOLDER, repository), GATE)
+    lines = compare.excesses(FOLDER, compare.collect(FOLDER, repository, GATE), GATE)
     assert [line.split(", and")[0] for line in lines] == [
         "metrics: worse lost 7.5 points of accuracy",
         "metrics: worse lost 7.5 points of accuracy_calibrated",
         "metrics: worse grew from 20.0 to 22.0 MB",
     ]
-    lax = Gate(accuracy=0.08, size=0.11)
-    assert compare.excesses(FOLDER, compare.collect(FOLDER, repository), lax) == []
+    lax = Gate(accuracy=0.08, size=0.11, speedup_noise=0.15)
+    assert compare.excesses(FOLDER, compare.collect(FOLDER, repository, GATE), lax) == []
 
 
 def test_reports_of_both_sides(repository):
-    (FOLDER / "clinc150").mkdir()
-    (FOLDER / "clinc150" / "summary.json").write_text("{}")
-    (FOLDER / "summary.json").unlink()
+    """Where the table is: of one seed among several, a summary alone is kept."""
+    (FOLDER / "clinc150" / "seed-0").mkdir(parents=True)
+    (FOLDER / "clinc150" / "seed-0" / "summary.json").write_text("{}")
+    (FOLDER / "results.csv").rename(FOLDER / "clinc150" / "results.csv")
     assert compare.reports(repository) == [FOLDER, FOLDER / "clinc150"]
 
 
 def test_pictures(repository):
     text = compare.pictures_markdown(repository, "https://example.org/raw/abc/")
     assert "![other](https://example.org/raw/abc/metrics/other.png)" in text and "same" not in text
+
+
+def test_the_committed_reports(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    command.main(["HEAD"])
+    text = capsys.readouterr().out
+    assert "### metrics\n" in text and "### metrics/clinc150\n" in text
 
 
 def test_no_such_commit(repository):
