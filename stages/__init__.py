@@ -1,24 +1,32 @@
 """An intent classifier made small and fast, one declared stage at a time.
 
-    download ─ data/ ──┬─ teacher ── models/teacher, logits/train.npy
-                       ├─ distill ── models/<name>   a smaller model taught by the teacher
-                       │  prune ──── models/<name>   the same with weights set to zero
-                       │  structured models/<name>   without some heads and feed-forward columns
-                       │  vocabulary models/<name>   without unused WordPieces
-                       │  qat ────── models/<name>   trained for int8's rounding
-                       │  export ─── models/<name>   an ONNX graph
-                       │  quantize   models/<name>   int8
-                       │  pack ───── models/<name>   its zeros not stored
-                       ├─ calibrate  calibrated/<name>   a model that knows what is out of scope
-                       ├─ evaluate   evaluations/<name>.json   accuracy and size
-                       │  benchmark  benchmark/      latency of all, side by side
-                       │  serve ──── metrics/        throughput under load, cores for a day's requests
-                       ├─ select ─── models/best     the one to deploy
-                       └─ report ─── metrics/        tables and pictures
+    download ── data/
+    teacher ─── models/teacher, logits/train.npy    a pretrained encoder, fine-tuned
+    compress ── models/<name>                       one technique applied to one parent:
+        distill      a smaller model taught by the teacher's logits
+        prune        encoder weights set to zero
+        structured   attention heads and feed-forward columns cut out
+        vocabulary   unused WordPieces removed
+        qat          trained with the rounding of int8
+        export       an ONNX graph
+        quantize     int8
+        pack         zeros not stored
+    evaluate ── calibrated/<name>, evaluations/<name>    threshold, accuracy, size
+    benchmark ─ benchmark/                          latency of all models, side by side
+    load_test ─ load_test/                          throughput, cores for a day's requests
+    select ──── models/best                         the model to deploy
+    report ──── metrics/<report>/                   tables and pictures, in Git
 
-Each stage of dvc.yaml is the module of that name here, a thin script over `intents` (queries
-and labels), `compression` (techniques: model folder in, model folder out), `runtime` (model
-folder to predictions), `measurement`, `serving` and `reporting`. Commands beside them: `predict`,
-`service`, `bundle` and `publish` of one model; `sweep`, `search`, `compare` and `seeds` of many runs, over
-`experiments`.
+The modules beside this file are what dvc.yaml runs. What they share:
+
+    core           errors, whole outputs, model folders, settings
+    data           sources of queries, splits, tables
+    techniques     one file each: model folder in, model folder out; their settings
+    training       the loop with its checkpoints, the distillation loss, schedules
+    checkpoints    how weights are written and read
+    runtime        from a model folder to predictions
+    measurement    quality (repeatable) and speed (noisy)
+    reporting      tables and pictures
+    serving        the HTTP service; traffic, load and the plan
+    commands       what a person runs: `intents predict`, `serve`, `compare`, …
 """

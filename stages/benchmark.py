@@ -1,24 +1,23 @@
 """Stage `benchmark`: latency, start and memory of the models of the table and of BERT-base's shape."""
 
-import json
 import tempfile
 from pathlib import Path
 
-from stages import params
-from stages.atomic import replacing
-from stages.errors import command
+from stages.core import settings
+from stages.core.atomic import replacing, write_json
+from stages.core.errors import command
 
 
 @command
 def main():
-    p = params.load()
+    p = settings.load()
     import pandas as pd
     from tqdm import tqdm
 
-    from stages import model_folder
-    from stages.intents import tables
-    from stages.measurement import footprint, latency, machine, reference
-    from stages.measurement.performance import PerformanceBenchmark
+    from stages.core import model_folder
+    from stages.data import tables
+    from stages.measurement.speed import footprint, latency, machine, reference
+    from stages.measurement.speed.measured_model import MeasuredModel
 
     with tempfile.TemporaryDirectory() as scratch:
         folders = {name: model_folder.CALIBRATED / name for name in p.variants.table}
@@ -30,7 +29,7 @@ def main():
             for _ in tqdm(range(p.benchmark.starts), "starts", unit="round")
             for name, folder in folders.items()
         ]
-        models = {name: PerformanceBenchmark(folder, p.benchmark.threads) for name, folder in folders.items()}
+        models = {name: MeasuredModel(folder, p.benchmark.threads) for name, folder in folders.items()}
         queries = tables.read("test")["text"].tolist()
         times = latency.interleave(models, queries, p.benchmark, p.seed)
     summary = latency.summarize(
@@ -42,9 +41,7 @@ def main():
         folder.mkdir()
         times.to_csv(folder / "times.csv", index=False, float_format="%.4f")
         summary.to_csv(folder / "latency.csv", float_format="%.4f")
-        (folder / "machine.json").write_text(
-            json.dumps(machine.describe(p.benchmark.threads), indent=2) + "\n"
-        )
+        write_json(folder / "machine.json", machine.describe(p.benchmark.threads))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Stage `download`: the queries of the source as data/<split>.parquet, their labels, and domains.json."""
 
-from stages import params
-from stages.errors import UserError, command
-from stages.intents import clinc150, domains, files, sample, tables
+from stages.core import settings
+from stages.core.errors import UserError, command
+from stages.data import clinc150, domains, files, sample, tables
 
 
 @command
 def main():
-    p = params.load()
+    p = settings.load()
     names = None
     if p.data.source == "clinc150":
         splits, names = clinc150.load(p.data)

@@ -1,43 +1,52 @@
-"""Stage `evaluate`: accuracy on validation and test, plain and calibrated, and size, of calibrated/<name>."""
+"""Stage `evaluate`: models/<name> with its calibration, as calibrated/<name>, and its accuracy and size."""
 
-import json
 import os
+import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
-from stages import params
-from stages.errors import command
+from stages.core import settings
+from stages.core.errors import command
 
 
 @command
 def main(name: str):
-    p = params.load()
-    from stages import model_folder
-    from stages.atomic import replacing
-    from stages.intents import tables
-    from stages.measurement import accuracy, size
-    from stages.measurement.performance import PerformanceBenchmark
-    from stages.runtime import calibrated
+    p = settings.load()
+    import numpy as np
 
-    folder = model_folder.CALIBRATED / name
-    benchmark = PerformanceBenchmark(folder, threads=len(os.sched_getaffinity(0)))
-    splits = {split: tables.read(split) for split in ("validation", "test")}
-    logits = {
-        "validation": np.load(Path("logits/validation") / f"{name}.npy"),
-        "test": benchmark.logits(splits["test"], p.evaluate.batch_size),
-    }
-    fitted = calibrated.read(folder)
+    from stages import checkpoints, runtime
+    from stages.core import model_folder
+    from stages.core.atomic import replacing, write_json
+    from stages.data import tables
+    from stages.measurement.quality import accuracy, calibration, size
+    from stages.measurement.quality import logits as logits_of
+
+    folder = model_folder.MODELS / name
+    classifier = runtime.load(folder, threads=len(os.sched_getaffinity(0)))
+    # Where a batch shares the scales of its activations, each query goes alone, as a single one is served.
+    batch_size = 1 if model_folder.scales_by_batch(folder) else p.evaluate.batch_size
     out_of_scope = tables.read_labels().out_of_scope_id
-    results = {
-        split: accuracy.measure(logits[split], table["label"].to_numpy(), out_of_scope, fitted)
-        for split, table in splits.items()
-    }
-    with replacing(Path("logits/test") / f"{name}.npy") as scratch, scratch.open("wb") as file:
-        np.save(file, logits["test"])
-    with replacing(Path("evaluations") / f"{name}.json") as scratch:
-        scratch.write_text(json.dumps({"sizes": size.breakdown(folder), **results}, indent=2) + "\n")
+    labels, logits = {}, {}
+    for split in ("validation", "test"):
+        table = tables.read(split)
+        labels[split] = table["label"].to_numpy()
+        logits[split] = logits_of.compute(classifier, table, batch_size, f"{name}, {split}")
+    fitted = calibration.fit(
+        logits["validation"], labels["validation"], out_of_scope, p.calibrate.scores, p.calibrate.rule
+    )
+    with replacing(model_folder.CALIBRATED / name) as calibrated:
+        shutil.copytree(folder, calibrated)
+        write_json(calibrated / checkpoints.CALIBRATION, asdict(fitted))
+        sizes = size.breakdown(calibrated)
+    with replacing(Path("evaluations") / name) as scratch:
+        scratch.mkdir()
+        for split, values in logits.items():
+            np.save(scratch / f"{split}.npy", values)
+        measures = {
+            split: accuracy.measure(logits[split], labels[split], out_of_scope, fitted) for split in logits
+        }
+        write_json(scratch / "accuracy.json", {"sizes": sizes, **measures})
 
 
 if __name__ == "__main__":

@@ -3,74 +3,95 @@
 import json
 from pathlib import Path
 
-from stages import params
-from stages.atomic import replacing
-from stages.errors import command
-from stages.intents import domains, tables
+from stages.core import settings
+from stages.core.errors import command
 
 
 @command
 def main():
-    p = params.load()
-    from stages.reporting import answers, figures, results
+    p = settings.load()
+    from stages.core import model_folder
+    from stages.core.atomic import replacing, write_json, write_text
+    from stages.data import domains, tables
+    from stages.reporting import answers, figures, load_test, readme, results
 
-    variants = p.variants
-    rows = variants.table
+    rows = p.variants.table
     folder = Path(p.report.folder)
-    table = results.collect(rows, variants.parents)
-    table["best"] = table.index == json.loads((folder / results.BEST).read_text())["model"]
+    best = model_folder.recipe(model_folder.MODELS / "best")
+    table = results.collect(rows, p.variants.parents)
+    table["best"] = table.index == best["parent"]
+    latency = results.timed()
     curves = results.training_curves(rows)
-    points = results.pruning(list(variants.rows))
+    points = results.pruning(list(p.variants.rows))
     machine = json.loads(Path("benchmark/machine.json").read_text())
     test = tables.read("test")
     labels = test["label"].to_numpy()
     intents = tables.read_labels().names
-    given = answers.given(rows)
+    predictions = answers.predictions(rows)
     ancestors = table["ancestor"].dropna().to_dict()
-    comparison = answers.compare(given, labels, ancestors)
-    by_domain = answers.by_domain(given["calibrated"], labels, intents, domains.read())
-    confusions = answers.confusions(given["calibrated"], labels, intents)
-    texts = {
-        "summary.json": json.dumps(results.summary(table), indent=2) + "\n",
-        "results.csv": table.to_csv(float_format="%.4f"),
-        "results.md": results.markdown(table, machine),
-        "accuracy.md": answers.comparison_markdown(comparison, ancestors),
-        "right.csv": answers.right(given, labels, test["text"]).to_csv(index=False),
-        "accuracy.csv": comparison.to_csv(index=False, float_format="%.4g"),
-        "domains.csv": by_domain.to_csv(float_format="%.4f"),
-        "confusions.csv": confusions.to_csv(index=False),
-        "latency.md": results.latency_markdown(rows, machine),
-        "calibration.md": results.calibration_markdown(table),
-        "sizes.md": results.sizes_markdown(table),
-        "training.csv": curves.to_csv(index=False, float_format="%.4f"),
-        "pruning.csv": points.to_csv(index=False, float_format="%.4f"),
-        "machine.json": json.dumps(machine, indent=2) + "\n",
-    }
-    for name, text in texts.items():
-        with replacing(folder / name) as scratch:
-            scratch.write_text(text)
+    differences = answers.differences(predictions, labels, ancestors)
+    plan, loads, service, load_machine = load_test.read()
+
+    with replacing(folder / "tables") as scratch:
+        scratch.mkdir()
+        table.to_csv(scratch / "results.csv", float_format="%.4f")
+        answers.right(predictions, labels, test["text"]).to_csv(scratch / "right.csv", index=False)
+        differences.to_csv(scratch / "accuracy.csv", index=False, float_format="%.4g")
+        answers.by_domain(predictions["calibrated"], labels, intents, domains.read()).to_csv(
+            scratch / "domains.csv", float_format="%.4f"
+        )
+        answers.confusions(predictions["calibrated"], labels, intents).to_csv(
+            scratch / "confusions.csv", index=False
+        )
+        latency.to_csv(scratch / "latency.csv", float_format="%.4f")
+        curves.to_csv(scratch / "training.csv", index=False, float_format="%.4f")
+        points.to_csv(scratch / "pruning.csv", index=False, float_format="%.4f")
+        loads.to_csv(scratch / "load_test.csv", index=False)
+        steps = json.loads(plan.to_json(orient="index"))
+        write_json(scratch / "load_test.json", {**steps, "service": service, "machine": load_machine})
+        write_json(scratch / "machine.json", machine)
 
     pruned = [name for name in points["model"] if name in rows]
     dense = table["ancestor"][pruned[0]] if pruned else "teacher"
-    profiles = {name: recipe["sparsity"] for name in rows if "sparsity" in (recipe := results.recipe(name))}
-    profiles |= {name: results.recipe(name)["sparsity"] for name in points["model"]}
-    shown = ["teacher", *table.index[table["best"]]]
-    pictures = {
-        "accuracy_latency.png": lambda path: figures.accuracy_against_latency(table, path),
-        "training.png": lambda path: figures.training_curves(curves, path),
-        "calibration.png": lambda path: figures.calibration_curves(rows, shown, labels, path),
-        "sizes.png": lambda path: figures.size_breakdown(table, path),
-        "weights.png": lambda path: figures.pruned_weights([dense, *pruned], path),
-        "sparsity.png": lambda path: figures.sparsity_by_layer(profiles, path),
-        "pruning.png": lambda path: figures.accuracy_against_sparsity(
-            points, results.evaluated(dense)["validation"]["accuracy"], path
-        ),
-        "quantization.png": lambda path: figures.quantization_error(dense, p.quantize.reduce_range, path),
+    profiles = {
+        name: recipe["sparsity"]
+        for name in dict.fromkeys([*rows, *points["model"]])
+        if "sparsity" in (recipe := results.recipe(name))
     }
-    for name, draw in pictures.items():
-        with replacing(folder / name) as scratch:
-            draw(scratch)
-    print(texts["results.md"])
+    int8 = [results.recipe(name)["parameters"] for name in rows]
+    reduce_range = next((values["reduce_range"] for values in int8 if "reduce_range" in values), True)
+    pictures = {
+        "accuracy_latency": lambda path: figures.accuracy_against_latency(table, path),
+        "training": lambda path: figures.training_curves(curves, path),
+        "calibration": lambda path: figures.calibration_curves(
+            rows, list(dict.fromkeys(["teacher", best["parent"]])), labels, path
+        ),
+        "sizes": lambda path: figures.size_breakdown(table, path),
+        "weights": lambda path: figures.pruned_weights([dense, *pruned], path),
+        "sparsity": lambda path: figures.sparsity_by_layer(profiles, path),
+        "pruning": lambda path: figures.accuracy_against_sparsity(
+            points, results.evaluation(dense)["validation"]["accuracy"], path
+        ),
+        "quantization": lambda path: figures.quantization_error(dense, reduce_range, path),
+        "load_test": lambda path: load_test.picture(plan, loads, p.load_test, path),
+    }
+    with replacing(folder / "pictures") as scratch:
+        scratch.mkdir()
+        for name, draw in pictures.items():
+            draw(scratch / f"{name}.png")
+
+    headline = results.markdown(table, machine)
+    sections = {
+        "Results": headline,
+        "Accuracy": answers.comparison_markdown(differences, ancestors),
+        "Latency": results.latency_markdown(latency, rows, machine),
+        "Calibration": results.calibration_markdown(table),
+        "Size": results.sizes_markdown(table),
+        "Load test": load_test.markdown(plan, loads, service, p.load_test, load_machine),
+    }
+    write_text(folder / "README.md", readme.write(folder.name, best, sections))
+    write_json(folder / "summary.json", results.summary(table))
+    print(headline)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
 """Stage `teacher`: a pretrained encoder fine-tuned on the data, and its logits over the training split."""
 
-import numpy as np
-
-from stages import params
-from stages.atomic import replacing
-from stages.errors import command
-from stages.intents import tables
+from stages.core import settings
+from stages.core.errors import command
 
 
 @command
 def main():
-    p = params.load()
+    p = settings.load()
+    import numpy as np
     from transformers import Trainer, set_seed
 
-    from stages import model_folder
-    from stages.compression import pretrained, training
+    from stages.checkpoints import pretrained
+    from stages.core import model_folder
+    from stages.core.atomic import replacing
+    from stages.data import tables
+    from stages.training import loop
 
     set_seed(p.seed)
     name = pretrained.locate(p.teacher)
@@ -22,23 +22,23 @@ def main():
     with replacing(model_folder.MODELS / "teacher") as scratch:
         scratch.mkdir()
         pretrained.save_tokenizer(name, scratch, p.data.max_length)
-        train = training.encode(tables.read("train"), scratch)
+        train = loop.encode(tables.read("train"), scratch)
         history = []
         if p.teacher.epochs:
             trainer = Trainer(
                 model,
-                training.arguments(p.teacher, "teacher", p.seed),
+                loop.arguments(p.teacher, "teacher", p.seed),
                 train_dataset=train,
-                eval_dataset=training.encode(tables.read("validation"), scratch),
-                data_collator=training.PadToLongest(model.config.pad_token_id),
-                compute_metrics=training.metrics,
+                eval_dataset=loop.encode(tables.read("validation"), scratch),
+                data_collator=loop.PadToLongest(model.config.pad_token_id),
+                compute_metrics=loop.metrics,
             )
-            history = training.fit(trainer, identity=str(p.teacher))
+            history = loop.fit(trainer, identity=str(p.teacher))
         model.save_pretrained(scratch)
         model_folder.write_recipe(
-            scratch, p.teacher.model, "fine-tuning", p.teacher.model_dump(), history=history
+            scratch, p.teacher.model, "teacher", p.teacher.model_dump(), history=history
         )
-        logits = training.logits(model, train)
+        logits = loop.logits(model, train)
     with replacing("logits/train.npy") as scratch, scratch.open("wb") as file:
         np.save(file, logits)
 

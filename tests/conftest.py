@@ -103,14 +103,15 @@ def stop_after(step):
 
 def check_that_it_resumes(trainer, folder):
     """`trainer(*callbacks)`, stopped at its 12th step and started again, ends as if it had not been."""
-    from stages.compression import training
+
+    from stages.training import loop
 
     whole = trainer()
-    history = training.fit(whole, "")
+    history = loop.fit(whole, "")
     with pytest.raises(KeyboardInterrupt):
-        training.fit(trainer(stop_after(12)), "")
+        loop.fit(trainer(stop_after(12)), "")
     resumed = trainer()
-    assert training.fit(resumed, "") == history
+    assert loop.fit(resumed, "") == history
     assert saved(resumed.model, folder / "w") == saved(whole.model, folder / "w")
 
 
@@ -152,15 +153,15 @@ def bert():
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
     """Folders `teacher` (the tiny BERT), `student` (two layers of it), and each as ONNX, `<name>-ort`."""
-    from stages import model_folder
-    from stages.compression import onnx_export
-    from stages.compression.student import from_teacher_layers
+    from stages.core import model_folder
+    from stages.techniques import export
+    from stages.techniques.distill import from_teacher_layers
 
     root = tmp_path_factory.mktemp("exported")
     for name, model in (("teacher", tiny_bert()), ("student", from_teacher_layers(tiny_bert(), [0, 2]))):
         model.save_pretrained(root / name)
         (root / f"{name}-ort").mkdir()
-        onnx_export.export(root / name, root / f"{name}-ort")
+        export.apply(root / name, root / f"{name}-ort")
     for folder in list(root.iterdir()):
         word_tokenizer().save(str(folder / "tokenizer.json"))
         (folder / "tokenizer_config.json").write_text("{}")
@@ -173,3 +174,23 @@ def models(exported, tmp_path, monkeypatch):
     """The folder `models` of an empty working directory, with a copy of the `exported` ones."""
     monkeypatch.chdir(tmp_path)
     return shutil.copytree(exported, tmp_path / "models")
+
+
+@pytest.fixture
+def intents():
+    """Run `intents` in process: `intents("predict", "--model", …)` gives its standard output.
+
+    `fails` is the status expected, if not 0; what is given is then standard error.
+    """
+    from click.testing import CliRunner
+
+    from stages.commands import main
+
+    def run(*arguments, fails=0, **options):
+        result = CliRunner().invoke(main, [str(argument) for argument in arguments], **options)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == fails, result.output
+        return result.stderr if fails else result.stdout
+
+    return run

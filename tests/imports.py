@@ -1,20 +1,18 @@
-"""The modules of this package that a stage imports, directly or not, early or late."""
+"""The modules of this package that a module imports, directly or not, early or late."""
 
 import ast
 from pathlib import Path
 
-# Its effect on a stage is in the values it lets through, which DVC tracks as `params:`.
-EXEMPT = {"stages/params.py"}
 
-
-def modules(entry: str, root: Path = Path()) -> set[str]:
-    """Paths of every stages/ module that the module at path `entry` needs, itself included."""
-    found, todo = set(), [entry]
+def modules(*entries: str, root: Path = Path()) -> set[str]:
+    """Paths of all stages/ modules with code that the modules at the paths `entries` need, and theirs."""
+    seen: set[str] = set()
+    todo = list(entries)
     while todo:
         path = todo.pop()
-        if path in found or path in EXEMPT:
+        if path in seen:
             continue
-        found.add(path)
+        seen.add(path)
         for node in ast.walk(ast.parse((root / path).read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stages"):
                 todo += [p for alias in node.names for p in _paths(f"{node.module}.{alias.name}", root)]
@@ -25,7 +23,7 @@ def modules(entry: str, root: Path = Path()) -> set[str]:
                     if alias.name.startswith("stages.")
                     for p in _paths(alias.name, root)
                 ]
-    return {path for path in found if _has_code(root / path)}
+    return {path for path in seen if _has_code(root / path)}
 
 
 def _paths(dotted: str, root: Path) -> list[str]:

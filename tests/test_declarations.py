@@ -1,4 +1,4 @@
-"""dvc.yaml, params.yaml and conf/ say what the code does."""
+"""dvc.yaml, settings.yaml and conf/ say what the code does."""
 
 import ast
 import importlib.metadata
@@ -13,7 +13,8 @@ from hydra import compose, initialize_config_dir
 from imports import modules
 from omegaconf import OmegaConf
 
-from stages import params
+from stages.core import settings
+from stages.techniques.settings import TECHNIQUES, Training
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -36,7 +37,8 @@ def test_params_yaml_is_the_composed_conf():
     [
         [f"{path.parent.name}={path.stem}"]
         for path in sorted((ROOT / "conf").glob("*/*.yaml"))
-        if path.stem != "headline"  # it goes with the scenarios of experiment=clinc150-seeds
+        # The former goes with the scenarios of experiment=clinc150-seeds, the latter is chosen by section.
+        if path.stem != "headline" and path.parent.name != "training"
     ],
     ids=lambda overrides: overrides[0],
 )
@@ -44,38 +46,79 @@ def test_every_config_is_valid(overrides, tmp_path):
     text = composed(*overrides)
     assert "???" not in text
     (tmp_path / "params.yaml").write_text(text)
-    params.load(tmp_path / "params.yaml")
+    settings.load(tmp_path / "params.yaml")
+
+
+def definition(stage: str) -> dict:
+    return STAGES[stage].get("do", STAGES[stage])
+
+
+def entries(stage: str) -> list[str]:
+    """The module that dvc.yaml runs, and the technique that it imports by name."""
+    if stage in TECHNIQUES:
+        return ["stages/compress.py", f"stages/techniques/{stage}.py"]
+    return [f"stages/{stage}.py"]
+
+
+IGNORED = set((ROOT / ".dvcignore").read_text().replace("\n/", "\n").splitlines())
+# The load test starts the service as a process of its own.
+STARTED = {"load_test": ["stages/commands/__main__.py", "stages/commands/serve.py"]}
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_deps_are_the_imports(stage):
-    definition = STAGES[stage].get("do", STAGES[stage])
-    declared = {dep for dep in definition["deps"] if dep.endswith(".py")}
-    assert declared == modules(f"stages/{stage}.py", ROOT)
+def test_every_import_lies_under_a_dep_and_every_dep_is_imported(stage):
+    deps = {dep for dep in definition(stage)["deps"] if dep.startswith("stages/")}
+    imports = modules(*entries(stage), *STARTED.get(stage, []), root=ROOT) - IGNORED
+    under = {path: {dep for dep in deps if path == dep or path.startswith(dep + "/")} for path in imports}
+    assert not [path for path in imports if not under[path]], "imported, and under no dep"
+    assert deps == set().union(*under.values()), "deps that nothing imports"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_change_of_a_technique_or_a_report_leaves_the_others_alone(stage):
+    """Trainings and evaluations, which take hours on real data, depend on no folder of others' code."""
+    deps = definition(stage)["deps"]
+    assert "stages/techniques" not in deps
+    if stage in (*TECHNIQUES, "teacher", "evaluate"):
+        apart = ("stages/reporting", "stages/serving", "stages/commands", "stages/measurement/speed")
+        assert not [dep for dep in deps if dep.startswith(apart) or dep == "stages/measurement"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_its_module(stage):
-    definition = STAGES[stage].get("do", STAGES[stage])
-    key = " ${key}" if "foreach" in STAGES[stage] else ""
-    launcher = "${launch.command}" if stage == "distill" else "python"
-    assert definition["cmd"] == f"{launcher} -m stages.{stage}{key}"
+    if stage in TECHNIQUES:
+        trains = issubclass(TECHNIQUES[stage][0], Training)
+        launcher = "${launch.command}" if trains else "python"
+        assert definition(stage)["cmd"] == f"{launcher} -m stages.compress {stage} ${{key}}"
+    else:
+        key = " ${key}" if "foreach" in STAGES[stage] else ""
+        assert definition(stage)["cmd"] == f"python -m stages.{stage}{key}"
+
+
+def test_every_technique_is_a_stage_with_an_empty_table():
+    assert set(TECHNIQUES) <= set(STAGES)
+    (empty,) = yaml.safe_load((ROOT / "dvc.yaml").read_text())["vars"]
+    assert empty == {"variants": {stage: {} for stage in TECHNIQUES}}
+
+
+def test_what_dvc_yaml_runs_and_nothing_else():
+    scripts = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
+    assert scripts == (set(STAGES) - set(TECHNIQUES)) | {"compress"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stages_are_thin_and_apart(stage):
-    source = (ROOT / "stages" / f"{stage}.py").read_text()
+    source = (ROOT / entries(stage)[0]).read_text()
     assert len(source.splitlines()) < 100
-    others = {f"stages/{other}.py" for other in STAGES} - {f"stages/{stage}.py"}
-    assert not others & modules(f"stages/{stage}.py", ROOT)
+    others = {path for other in STAGES for path in entries(other)} - set(entries(stage))
+    assert not others & modules(*entries(stage), root=ROOT)
 
 
-METHODS = ("model_dump", "model_copy", "items")
-PROPERTIES = {"variants.table": "variants.rows"}
+METHODS = ("model_dump", "items")
 
 
 class Reads(ast.NodeVisitor):
-    """Collects what is read of `p`, the loaded params: "data.max_length" for p.data.max_length."""
+    """Collects what is read of `p`, the loaded settings: "data.max_length" for p.data.max_length."""
 
     def __init__(self):
         self.chains = set()
@@ -89,17 +132,11 @@ class Reads(ast.NodeVisitor):
         if isinstance(inner, ast.Name) and inner.id == "p":
             while chain[-1] in METHODS:
                 chain.pop()
-            self.chains.add(PROPERTIES.get(".".join(chain), ".".join(chain)))
+            if chain[0] == "variants" and chain[1:] != ["rows"]:
+                chain = ["variants", "rows"] if chain[1:] == ["table"] else ["variants"]
+            self.chains.add(".".join(chain))
         else:
             self.generic_visit(node)
-
-
-# What a stage takes from its own variant, whatever the section of that name says.
-FROM_VARIANT = {
-    "distill": {"distill.alpha", "distill.temperature"},
-    "prune": {"prune.sparsity"},
-    "structured": {"structured.heads", "structured.feed_forward"},
-}
 
 
 def leaves(chain: str) -> set[str]:
@@ -107,21 +144,26 @@ def leaves(chain: str) -> set[str]:
     inner = VALUES
     for key in chain.split("."):
         inner = inner[key]
-    if not isinstance(inner, dict) or chain.startswith("variants."):
+    if not isinstance(inner, dict) or chain.startswith("variants.") or chain == "distill.student":
         return {chain}
     return {leaf for key in inner for leaf in leaves(f"{chain}.{key}")}
 
 
+def read_by(stage: str) -> set[str]:
+    """The params that a stage reads: of a technique, its variants and what they share with its section."""
+    if stage in TECHNIQUES:
+        shared = {field for kind in TECHNIQUES[stage] for field in kind.shared()}
+        top = {field for field in shared if field in VALUES}
+        return {f"variants.{stage}", *top, *(leaf for f in shared - top for leaf in leaves(f"{stage}.{f}"))}
+    reads = Reads()
+    reads.visit(ast.parse((ROOT / f"stages/{stage}.py").read_text()))
+    return {leaf for chain in reads.chains for leaf in leaves(chain)}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_what_is_read(stage):
-    definition = STAGES[stage].get("do", STAGES[stage])
-    declared = {leaf for param in definition["params"] for leaf in leaves(param.removesuffix(".${key}"))}
-    reads = Reads()
-    reads.visit(ast.parse((ROOT / "stages" / f"{stage}.py").read_text()))
-    read = set()
-    for chain in reads.chains:
-        read |= leaves(chain) - FROM_VARIANT.get(chain, set())
-    assert declared == read
+    params = [param.removesuffix(".${key}") for param in definition(stage)["params"]]
+    assert {leaf for param in params for leaf in leaves(param)} == read_by(stage)
 
 
 def keys(value) -> set[str]:
@@ -134,8 +176,7 @@ def keys(value) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_run_cache_sees_every_param(stage):
     """It leaves out keys of these names, wherever they are: a change of one would give the old outputs."""
-    read = STAGES[stage].get("do", STAGES[stage])["params"]
-    chains = [param.removesuffix(".${key}").split(".") for param in read]
+    chains = [param.removesuffix(".${key}").split(".") for param in definition(stage)["params"]]
     for chain in chains:
         inner = VALUES
         for key in chain:
@@ -146,14 +187,13 @@ def test_the_run_cache_sees_every_param(stage):
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if "foreach" in STAGES[stage]])
 def test_each_variant_depends_on_its_own_values_and_parent(stage):
     """One stage an entry of conf/variants/, which no change to another entry runs again."""
-    definition = STAGES[stage]
-    if definition["foreach"] == "${variants.rows}":
-        assert not any(param.startswith("variants") for param in definition["do"]["params"])
+    if STAGES[stage]["foreach"] == "${variants.rows}":
+        assert not any(param.startswith("variants") for param in definition(stage)["params"])
         return
-    assert definition["foreach"] == f"${{variants.{stage}}}"
-    assert f"variants.{stage}.${{key}}" in definition["do"]["params"]
-    assert "models/${item.parent}" in definition["do"]["deps"]
-    assert definition["do"]["outs"] == ["models/${key}"]
+    assert STAGES[stage]["foreach"] == f"${{variants.{stage}}}"
+    assert f"variants.{stage}.${{key}}" in definition(stage)["params"]
+    assert "models/${item.parent}" in definition(stage)["deps"]
+    assert definition(stage)["outs"] == ["models/${key}"]
 
 
 def test_what_is_imported_is_installed():

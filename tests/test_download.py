@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 import stages.download
-from stages.intents import clinc150, domains, tables
+from stages.data import clinc150, domains, tables
 
 ROOT = Path(__file__).parents[1]
-SAMPLE = str(ROOT / "stages/intents/sample")
+SAMPLE = str(ROOT / "stages/data/sample")
 QUERIES = [(f"{intent} {i}", intent) for intent in ("transfer", "balance", "oos") for i in range(10)]
 CLINC = {
     "train": [["balance please", "balance"], ["send 5 dollars", "transfer"], ["is it raining", "oos"]],
@@ -165,7 +165,7 @@ def test_an_error_is_one_line_and_leaves_data_as_it_was(download, source, change
     if before:
         download("files")
     if source == "clinc150":
-        changes = {"path": str(ROOT / "stages/intents/clinc150.json")} | changes
+        changes = {"path": str(ROOT / "stages/data/clinc150.json")} | changes
     assert fails(download, source, **changes).startswith(f"error: {message}")
 
 

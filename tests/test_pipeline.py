@@ -11,11 +11,11 @@ from safetensors.numpy import load_file
 
 
 def summary_of(clone):
-    return json.loads((clone.path / "metrics" / "summary.json").read_text())
+    return json.loads((clone.path / "metrics" / "smoke" / "summary.json").read_text())
 
 
 def evaluation_of(clone, name):
-    return json.loads((clone.path / "evaluations" / f"{name}.json").read_text())
+    return json.loads((clone.path / "evaluations" / name / "accuracy.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,7 @@ def clone(tmp_path_factory):
 
 def test_first_run_runs_every_stage(clone):
     stages = set(clone("dvc", "stage", "list", "--name-only").split())
-    assert len(stages) == 2 + 1 + 2 + 1 + 1 + 1 + 2 + 2 + 1 + 7 + 7 + 4
-    assert ran(clone.first) == stages
+    assert ran(clone.first) == stages and len(stages) > 20
 
 
 def test_results(clone):
@@ -42,23 +41,12 @@ def test_results(clone):
         "structured-vocabulary-qat-ort-int8",
     ]
     assert list(summary) == [*rows, "bert-base-shape"]
-    assert list(summary["bert-base-shape"]) == ["size_mb", "latency_ms", "speedup"]
+    assert list(summary["bert-base-shape"]) == ["size_mb", "speedup"]
     assert all(value > 0 for value in summary.pop("bert-base-shape").values())
     for values in summary.values():
-        assert list(values) == [
-            "accuracy",
-            "accuracy_in_scope",
-            "oos_recall",
-            "accuracy_calibrated",
-            "accuracy_in_scope_calibrated",
-            "oos_recall_calibrated",
-            "size_mb",
-            "latency_ms",
-            "speedup",
-            "speedup_over_bert_base",
-        ]
+        assert list(values) == ["accuracy_calibrated", "oos_recall_calibrated", "size_mb", "speedup"]
         assert all(0 <= value <= 1 for key, value in values.items() if key[:3] in ("acc", "oos"))
-        assert values["latency_ms"] > 0
+        assert values["speedup"] > 0
     assert summary["teacher"]["speedup"] == 1
     packed, pruned = (evaluation_of(clone, name) for name in ("magnitude-packed", "magnitude"))
     assert packed["test"] == pruned["test"]
@@ -72,29 +60,33 @@ def test_results(clone):
     for load in ("query", "tokenization", "session", "batch of 1"):
         assert (counts[load] == 4).all()  # 2 rounds of 2
     assert (counts["batch of 4"] == 2).all()
-    pictures = sorted(path.stem for path in (clone.path / "metrics").glob("*.png"))
+    report = clone.path / "metrics" / "smoke"
+    pictures = list((report / "pictures").iterdir())
     assert len(pictures) == 9
-    for picture in pictures:
-        assert (clone.path / "metrics" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
-    for table in ("results.md", "accuracy.md", "latency.md", "calibration.md", "sizes.md"):
-        assert all(name in (clone.path / "metrics" / table).read_text() for name in rows)
-    sweep = pd.read_csv(clone.path / "metrics" / "pruning.csv", index_col="model")
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+    sections = (report / "README.md").read_text().split("\n## ")
+    assert sum(all(name in section for name in rows) for section in sections) >= 5
+    sweep = pd.read_csv(report / "tables" / "pruning.csv", index_col="model")
     assert sweep["method"].to_dict() == {"magnitude": "magnitude-gradual", "movement": "movement-soft"}
     assert sweep["sparsity"]["magnitude"] == pytest.approx(0.6, abs=1e-4)
     assert (sweep["seed"] == 0).all()
 
 
 def test_the_best_is_a_model_to_deploy(clone):
-    best = json.loads((clone.path / "metrics" / "best.json").read_text())
-    chosen = clone.path / "calibrated" / best["model"]
     folder = clone.path / "models" / "best"
+    recipe = json.loads((folder / "recipe.json").read_text())
+    chosen = clone.path / "calibrated" / recipe["parent"]
     for file in chosen.iterdir():
         if file.name != "recipe.json":
             assert (folder / file.name).read_bytes() == file.read_bytes()
-    lineage = json.loads((folder / "recipe.json").read_text())["lineage"]
-    assert lineage[0] == {"stage": "teacher", "name": "teacher"} and lineage[-1]["name"] == best["model"]
-    summary = summary_of(clone)[best["model"]]
-    assert {key: best[key] for key in summary} == summary
+    assert recipe["lineage"][0] == {"stage": "teacher", "name": "teacher"}
+    assert recipe["lineage"][-1]["name"] == recipe["parent"]
+
+
+def test_metrics_show_a_few_numbers_a_model(clone):
+    shown = json.loads(clone("dvc", "metrics", "show", "--json"))[""]["data"]
+    (numbers,) = (file["data"] for name, file in shown.items() if name.endswith("summary.json"))
+    assert numbers == summary_of(clone)
 
 
 def test_techniques_leave_what_they_should(clone):
@@ -122,7 +114,7 @@ def test_accuracy_is_what_predict_gives(clone):
     test = pd.read_parquet(clone.path / "data" / "test.parquet")
     names = json.loads((clone.path / "data" / "labels.json").read_text())["names"]
     done = subprocess.run(
-        [sys.executable, "-m", "stages.predict", "--model", "calibrated/distilled-ort-int8"],
+        [sys.executable, "-m", "stages.commands", "predict", "--model", "calibrated/distilled-ort-int8"],
         input="\n".join(test["text"]),
         cwd=clone.path,
         env=ENV,
@@ -144,7 +136,7 @@ def test_second_run_does_nothing(clone):
 def test_alpha_and_temperature_leave_data_and_teacher_alone(clone):
     changes = ("-S", "distill.alpha=0.3", "-S", "distill.temperature=2.5")
     again = ran(clone("dvc", "exp", "run", "-S", "experiment=smoke", *changes, "evaluate@distilled"))
-    assert again == {"distill@distilled", "calibrate@distilled", "evaluate@distilled"}
+    assert again == {"distill@distilled", "evaluate@distilled"}
     clone.changed = evaluation_of(clone, "distilled")
 
 

@@ -1,7 +1,10 @@
 """Stages on models of the hub's layout, in process: the recipes that need a hub, without one."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +14,11 @@ import yaml
 from conftest import tiny_bert, tiny_distilbert, word_tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from stages import (
-    benchmark,
-    calibrate,
-    distill,
-    evaluate,
-    prune,
-    qat,
-    report,
-    runtime,
-    select,
-    serve,
-    structured,
-    teacher,
-)
-from stages.compression import kd as kd_module
-from stages.compression.student import from_teacher_layers
-from stages.intents import domains, tables
+from stages import benchmark, compress, evaluate, load_test, report, runtime, select, teacher
+from stages.data import domains, tables
+from stages.techniques import distill
+from stages.techniques.distill import from_teacher_layers
+from stages.techniques.settings import TECHNIQUES
 
 ROOT = Path(__file__).parents[1]
 LABELS = tables.Labels(["transfer", "oos", "balance"], "oos")
@@ -51,15 +42,17 @@ def project(tmp_path, monkeypatch):
     def write(**sections):
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
         for section, changes in sections.items():
-            values[section] = {**values[section], **changes} if section != "student" else changes
+            values[section] = {**values[section], **changes}
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
     write.folder = tmp_path
     return write
 
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 READY = {"source": "hub", "model": "bert", "sha256": None, "epochs": 0}
 HUB_STUDENT = {"init": "hub", "model": "distilbert", "freeze_embeddings": False}
+ONE = {"name": "one", "model": "teacher"}
 
 
 def logits_of(folder):
@@ -91,9 +84,9 @@ def test_a_teacher_that_is_fine_tuned(project):
 
 
 def test_a_hubs_student(project):
-    project(teacher=READY, student=HUB_STUDENT, distill={"epochs": 2})
+    project(teacher=READY, distill={"epochs": 2, "student": HUB_STUDENT})
     teacher.main()
-    distill.main("distilled")
+    compress.main("distill", "distilled")
     config = json.loads(Path("models/distilled/config.json").read_text())
     assert (config["model_type"], config["n_layers"]) == ("distilbert", 1)
     assert config["id2label"] == {"0": "transfer", "1": "oos", "2": "balance"}
@@ -102,20 +95,20 @@ def test_a_hubs_student(project):
 
 
 def test_a_variants_own_layers(project, monkeypatch):
-    monkeypatch.setattr(kd_module, "distil", lambda *_: [])  # untrained
+    monkeypatch.setattr(distill, "distil", lambda *_: [])  # untrained
     kd = {"alpha": 0.5, "temperature": 2.0, "parent": "teacher"}
     layers = {"init": "teacher-layers", "layers": [0, 1, 2], "freeze_embeddings": True}
     project(
         teacher=READY,
-        student=layers,
+        distill={"student": layers},
         variants={"distill": {"distilled": {**kd, "layers": [0, 2]}, "fine-tuned": kd}},
     )
     teacher.main()
     for name, count in (("distilled", 2), ("fine-tuned", 3)):
-        distill.main(name)
+        compress.main("distill", name)
         assert json.loads(Path(f"models/{name}/config.json").read_text())["n_layers"] == count
-        assert len(recipe(name)["parameters"]["student"]["layers"]) == count
-        assert "layers" not in recipe(name)["parameters"]
+        used = recipe(name)["parameters"]
+        assert len(used.get("layers", used["student"]["layers"])) == count
 
 
 def test_students_of_a_students_recipes(project):
@@ -123,7 +116,7 @@ def test_students_of_a_students_recipes(project):
     kd = {"alpha": 0.5, "temperature": 2.0, "parent": "distilled"}
     project(
         teacher=READY,
-        student=HUB_STUDENT,
+        distill={"student": HUB_STUDENT},
         variants={
             "prune": {
                 "magnitude": {**kd, "method": "magnitude-one-shot", "sparsity": 0.5, "seed": 7},
@@ -134,24 +127,65 @@ def test_students_of_a_students_recipes(project):
     )
     teacher.main()
     stages = {
-        "distilled": distill,
-        "magnitude": prune,
-        "soft-movement": prune,
-        "structured": structured,
-        "qat": qat,
+        "distilled": "distill",
+        "magnitude": "prune",
+        "soft-movement": "prune",
+        "structured": "structured",
+        "qat": "qat",
     }
     for name, stage in stages.items():
-        stage.main(name)
+        compress.main(stage, name)
         assert recipe(name)["parent"] == ("teacher" if name == "distilled" else "distilled")
+        assert recipe(name)["technique"] == stage
     used = {name: recipe(name)["parameters"] for name in stages}
     assert (used["magnitude"]["sparsity"], used["magnitude"]["seed"]) == (0.5, 7)
     assert recipe("magnitude")["sparsity"]["overall"] == 0.5
     assert (used["soft-movement"]["penalty"], used["soft-movement"]["seed"]) == (10.0, 0)
-    assert "sparsity" not in used["soft-movement"]
+    assert not {"sparsity", "rounds"} & set(used["soft-movement"])
+    assert not {"penalty", "threshold", "score_learning_rate"} & set(used["magnitude"])
     assert recipe("structured")["layer_shapes"] == [[3, 8]]
     assert logits_of("models/structured").shape == (3, 3)
     assert (used["qat"]["per_channel"], used["qat"]["reduce_range"]) == (True, True)
-    assert not {"calibration", "calibration_queries"} & set(used["qat"])
+    assert not {"ranges", "range_queries"} & set(used["qat"])
+
+
+@pytest.mark.slow
+def test_every_technique_that_trains_runs_on_two_processes(project):
+    """One model and one history each, whose zeros and shapes are those asked for; no checkpoint is left."""
+    kd = {"alpha": 0.5, "temperature": 2.0, "parent": "distilled"}
+    variants = {
+        "distill": {"distilled": {**kd, "parent": "teacher"}},
+        "prune": {
+            "magnitude": {**kd, "method": "magnitude-one-shot", "sparsity": 0.5},
+            "movement": {**kd, "method": "movement-hard", "sparsity": 0.5},
+            "soft-movement": {**kd, "method": "movement-soft", "penalty": 10.0},
+        },
+        "structured": {"structured": {**kd, "heads": 0.25, "feed_forward": 0.75}},
+        "qat": {"qat": kd},
+    }
+    rest = {stage: {} for stage in TECHNIQUES} | {"rows": {"teacher": "table"}}
+    project(
+        teacher=READY,
+        distill={"student": HUB_STUDENT, "epochs": 2},
+        variants=rest | variants,
+        load_test={"scenarios": [ONE]},
+    )
+    teacher.main()
+    for stage, lines in variants.items():
+        for name in lines:
+            command = [*TORCHRUN, "-m", "stages.compress", stage, name]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert recipe(name)["technique"] == stage and recipe(name)["history"]
+            assert logits_of(f"models/{name}").shape == (3, 3)
+    for name in ("magnitude", "movement"):
+        assert recipe(name)["sparsity"]["overall"] == pytest.approx(0.5, abs=0.01)
+    assert recipe("structured")["layer_shapes"] == [[3, 8]]
+    assert not list(Path(".checkpoints").iterdir())
+    assert {path.name for path in Path("models").iterdir()} == {
+        "teacher", *(name for lines in variants.values() for name in lines)
+    }  # fmt: skip
 
 
 def files(folder):
@@ -159,16 +193,15 @@ def files(folder):
 
 
 def measured(project, **sections):
-    """teacher, calibrate and evaluate of a teacher that is ready, the only row."""
+    """The stages teacher and evaluate of a teacher that is ready, the only row."""
     defaults = {
         "variants": {"rows": {"teacher": "table"}},
-        "serve": {"scenarios": {"one": {"model": "teacher"}}},
+        "load_test": {"scenarios": [ONE]},
     }
     project(teacher=READY, **(defaults | sections))
     teacher.main()
-    calibrate.main("teacher")
     evaluate.main("teacher")
-    return json.loads(Path("evaluations/teacher.json").read_text())
+    return json.loads(Path("evaluations/teacher/accuracy.json").read_text())
 
 
 def test_a_calibrated_model_is_the_model_and_its_calibration(project):
@@ -177,7 +210,7 @@ def test_a_calibrated_model_is_the_model_and_its_calibration(project):
     assert set(json.loads(given.pop("calibration.json"))) == {"temperature", "threshold"}
     assert given == files("models/teacher")
     for split in ("validation", "test"):
-        logits = np.load(f"logits/{split}/teacher.npy")
+        logits = np.load(f"evaluations/teacher/{split}.npy")
         np.testing.assert_allclose(logits, logits_of("models/teacher"), atol=1e-5)
 
 
@@ -192,11 +225,21 @@ def test_evaluation_is_kept(project):
     right = np.array(served) == list(QUERIES.values())
     assert result["test"]["accuracy_calibrated"] == pytest.approx(right.mean())
     assert result["test"]["oos_recall_calibrated"] == float(right[2])
-    np.save("logits/validation/teacher.npy", np.eye(3, dtype=np.float32)[[0, 2, 0]])
+
+
+def test_what_scales_by_the_batch_is_evaluated_alone(project, monkeypatch):
+    sizes = []
+    predict = runtime.Classifier.logits
+    monkeypatch.setattr(
+        runtime.Classifier, "logits", lambda self, texts: sizes.append(len(texts)) or predict(self, texts)
+    )
+    measured(project)
+    assert set(sizes) == {3}
+    sizes.clear()
+    values = recipe("teacher")
+    Path("models/teacher/recipe.json").write_text(json.dumps({**values, "scales_by_batch": True}))
     evaluate.main("teacher")
-    again = json.loads(Path("evaluations/teacher.json").read_text())
-    assert again["validation"]["accuracy"] == pytest.approx(2 / 3)
-    assert again["test"] == result["test"]
+    assert set(sizes) == {1}
 
 
 def test_data_without_an_out_of_scope_label(project):
@@ -222,15 +265,16 @@ SHAPE = {
 }  # fmt: skip
 
 
-def declared(stage):
-    """What dvc.yaml says that it writes to the report's folder."""
-    definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
-    return {next(iter(out)).removeprefix("${report.folder}/") for out in definition["outs"]}
+SCENARIOS = [{**ONE, "name": "fixed", "length": 16}, {**ONE, "name": "cached", "cached": True}]
+LOAD = {
+    "scenarios": SCENARIOS, "workers": 1, "rounds": 2, "seconds": 0.1, "loads": [0.5], "requests": 50,
+    "clients": 2,
+}  # fmt: skip
 
 
-def test_the_calibrated_model_is_timed_and_reported(project, capsys):
+def test_the_calibrated_model_is_timed_loaded_and_reported(project, capsys):
     """The teacher alone, nothing distilled, nothing pruned; from what measuring leaves."""
-    evaluated = measured(project, benchmark={**SHORT, "reference": SHAPE})
+    evaluation = measured(project, benchmark={**SHORT, "reference": SHAPE}, load_test=LOAD)
     shutil.rmtree("models")
     benchmark.main()
     times = pd.read_csv("benchmark/times.csv")
@@ -240,56 +284,44 @@ def test_the_calibrated_model_is_timed_and_reported(project, capsys):
     }
     summary = pd.read_csv("benchmark/latency.csv", index_col="model")
     assert set(summary.index) == {"teacher", "bert-base-shape"}
-    assert summary["size_mb"]["teacher"] == pytest.approx(evaluated["sizes"]["size_mb"], abs=1e-4)
+    assert summary["size_mb"]["teacher"] == pytest.approx(evaluation["sizes"]["size_mb"], abs=1e-4)
     assert summary["size_mb"]["bert-base-shape"] < summary["size_mb"]["teacher"]
     assert summary["speedup"]["teacher"] == summary["speedup_over_bert_base"]["bert-base-shape"] == 1
     assert summary.notna().all(axis=None) and (summary > 0).all(axis=None)
     assert {path.name for path in Path("calibrated").iterdir()} == {"teacher"}
 
+    load_test.main()
     select.main()
     report.main()
-    assert set(files("metrics")) == declared("report") | {"best.json"}
-    given = files("calibrated/teacher")
-    assert {**files("models/best"), "recipe.json": given["recipe.json"]} == given
-    assert json.loads(Path("models/best/recipe.json").read_text())["lineage"] == [
-        {"stage": "teacher", "name": "teacher"}
-    ]
+    folder = Path("metrics/sample")
+    definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]
+    outputs = {next(iter(out)).split("/")[-1] for out in definition["outs"] + definition["metrics"]}
+    assert {path.name for path in folder.iterdir()} == outputs
+    calibrated = files("calibrated/teacher")
+    assert {**files("models/best"), "recipe.json": calibrated["recipe.json"]} == calibrated
+    assert recipe("best")["lineage"] == [{"stage": "teacher", "name": "teacher"}]
     assert "| **teacher** |" in capsys.readouterr().out
-    assert set(pd.read_csv("metrics/domains.csv")["domain"]) == {"banking", "oos"}
-    plain, fitted = pd.read_csv("metrics/accuracy.csv")["accuracy"]
+    assert set(pd.read_csv(folder / "tables/domains.csv")["domain"]) == {"banking", "oos"}
+    plain, fitted = pd.read_csv(folder / "tables/accuracy.csv")["accuracy"]
     assert [plain, fitted] == pytest.approx(
-        [evaluated["test"]["accuracy"], evaluated["test"]["accuracy_calibrated"]], abs=1e-4
+        [evaluation["test"]["accuracy"], evaluation["test"]["accuracy_calibrated"]], abs=1e-4
     )
-    wrong = pd.read_csv("metrics/confusions.csv")["queries"].sum()
+    wrong = pd.read_csv(folder / "tables/confusions.csv")["queries"].sum()
     assert wrong == round(3 * (1 - fitted))
-
-
-def test_serving(project):
-    """Every step, the plan and the service; what dvc.yaml says is written, and nothing else."""
-    scenarios = {"fixed": {"model": "teacher", "length": 16}, "cached": {"model": "teacher", "cached": True}}
-    measured(
-        project,
-        serve={
-            "scenarios": scenarios, "workers": 1, "rounds": 2, "seconds": 0.1, "loads": [0.5],
-            "requests": 50, "clients": 2,
-        },
-    )  # fmt: skip
-    shutil.rmtree("models")
-    serve.main()
-    assert set(files("metrics")) == declared("serve")
-    found = json.loads(Path("metrics/serving.json").read_text())
-    assert list(found) == [*scenarios, "service", "machine"]
-    assert found["cached"]["hit_rate"] == 1  # of three queries
-    assert found["fixed"]["requests_per_second"] > 0 and found["fixed"]["gain"] is None
-    service = found["service"]
+    headline = json.loads((folder / "summary.json").read_text())
+    assert headline["teacher"]["accuracy_calibrated"] == pytest.approx(fitted, abs=1e-4)
+    loaded = json.loads((folder / "tables/load_test.json").read_text())
+    assert loaded["cached"]["hit_rate"] == 1  # of three queries
+    assert loaded["fixed"]["requests_per_second"] > 0 and loaded["fixed"]["gain"] is None
+    service = loaded["service"]
     assert (service["right"], service["wrong"], service["lost"], service["workers_killed"]) == (50, 0, 0, 1)
-    assert pd.read_csv("metrics/serving.csv")["scenario"].tolist() == list(scenarios)
+    assert pd.read_csv(folder / "tables/load_test.csv")["scenario"].tolist() == ["fixed", "cached"]
 
 
 def test_more_workers_than_cores(project):
-    measured(project, serve={"scenarios": {"one": {"model": "teacher"}}, "workers": 1000})
-    with pytest.raises(SystemExit, match=r"serve\.workers is 1000: there are"):
-        serve.main()
+    measured(project, load_test={"scenarios": [ONE], "workers": 1000})
+    with pytest.raises(SystemExit, match=r"load_test\.workers is 1000: there are"):
+        load_test.main()
 
 
 def test_an_interrupted_stage_leaves_nothing_half_written(project, monkeypatch):
@@ -320,4 +352,4 @@ def test_a_student_of_a_student_is_refused(project):
     project(teacher={**READY, "model": "small"})
     teacher.main()
     with pytest.raises(SystemExit, match="the teacher is a distilbert"):
-        distill.main("distilled")
+        compress.main("distill", "distilled")

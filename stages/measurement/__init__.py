@@ -1,1 +1,1 @@
-"""What a model is worth: accuracy, size, latency."""
+"""What a model is worth: quality, which is repeatable, and speed, which is noisy."""

@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from stages import model_folder
-from stages.measurement.comparison import mcnemar, verdicts, wilson
+from stages.measurement.statistics import mcnemar, verdicts, wilson
 from stages.reporting.markdown import table_of
-from stages.runtime import calibrated
+from stages.reporting.results import calibration
+from stages.runtime.calibration import NONE
 
 KINDS = ("plain", "calibrated")
 AGAINST = ("parent", "teacher")
 
 
-def given(rows: list[str]) -> dict[str, pd.DataFrame]:
+def predictions(rows: list[str]) -> dict[str, pd.DataFrame]:
     """Class indices by kind, a row a query and a column a model."""
     answers: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
     for name in rows:
-        logits = np.load(Path("logits/test") / f"{name}.npy")
-        answers["plain"][name] = calibrated.NONE.predict(logits)
-        answers["calibrated"][name] = calibrated.read(model_folder.CALIBRATED / name).predict(logits)
+        logits = np.load(Path("evaluations") / name / "test.npy")
+        answers["plain"][name] = NONE.predict(logits)
+        answers["calibrated"][name] = calibration(name).predict(logits)
     return {kind: pd.DataFrame(columns) for kind, columns in answers.items()}
 
 
@@ -41,14 +41,17 @@ def right(answers: dict[str, pd.DataFrame], labels: np.ndarray, texts: Iterable[
     return pd.DataFrame(rows, columns=["model", "kind", "queries", "right"])
 
 
-def compare(answers: dict[str, pd.DataFrame], labels: np.ndarray, ancestors: dict[str, str]) -> pd.DataFrame:
-    """A row for each model and kind: `accuracy`, `low`, `high`, and against its parent and the teacher
+def differences(
+    answers: dict[str, pd.DataFrame], labels: np.ndarray, ancestors: dict[str, str]
+) -> pd.DataFrame:
+    """A row for each model and kind, with its `accuracy`, `low`, `high`.
 
-    (`_parent`, `_teacher`) what was `gained`, McNemar's `p` and the `verdict`. The parent is the nearest
-    of the rows that it comes from, `ancestors`; where that is the teacher, it is compared once.
+    Against its parent and the teacher (`_parent`, `_teacher`), what it `gained`, McNemar's `p` and the
+    `verdict`. The parent is the nearest of the rows that it comes from, `ancestors`; where that is the
+    teacher, there is one comparison.
     """
     rows: list[dict] = []
-    found = []
+    tested = []
     for kind, table in answers.items():
         for name in table:
             right = (table[name] == labels).to_numpy()
@@ -58,9 +61,9 @@ def compare(answers: dict[str, pd.DataFrame], labels: np.ndarray, ancestors: dic
                 if other and name != "teacher" and (key, other) != ("parent", "teacher"):
                     difference = mcnemar(right, (table[other] == labels).to_numpy())
                     row |= {f"gained_{key}": difference.gained, f"p_{key}": difference.p}
-                    found.append((row, f"verdict_{key}", difference))
+                    tested.append((row, f"verdict_{key}", difference))
             rows.append(row)
-    for (row, key, _), verdict in zip(found, verdicts([f[2] for f in found]), strict=True):
+    for (row, key, _), verdict in zip(tested, verdicts([t[2] for t in tested]), strict=True):
         row[key] = verdict
     columns = ["model", "kind", "accuracy", "low", "high"]
     columns += [f"{key}_{other}" for other in AGAINST for key in ("gained", "p", "verdict")]
@@ -82,9 +85,9 @@ def comparison_markdown(comparison: pd.DataFrame, ancestors: dict[str, str]) -> 
     return table_of(
         columns,
         rows,
-        "Test split, 95% Wilson intervals. Differences in points, on the same queries: better or worse by "
-        "McNemar's exact test, at a false discovery rate of 5% over the table. Parent: the nearest row that "
-        "a model comes from.",
+        "Accuracy on the test split, with 95% Wilson intervals. Differences are in points, on the same "
+        "queries. A difference is called better or worse by McNemar's exact test, at a false discovery rate "
+        "of 5% over the table. The parent is the nearest row that the model was made from.",
         left=2,
     )
 
@@ -104,14 +107,14 @@ def by_domain(
 
 def confusions(answers: pd.DataFrame, labels: np.ndarray, names: list[str], most: int = 10) -> pd.DataFrame:
     """The commonest mistakes of each model: `model`, `intent`, `answer`, `queries`."""
-    found = []
+    counted = []
     for model in answers:
         wrong = answers[model].to_numpy() != labels
         pairs = pd.DataFrame({"intent": labels[wrong], "answer": answers[model][wrong]})
         counts = pairs.value_counts().rename("queries").reset_index()
         counts = counts.sort_values(["queries", "intent", "answer"], ascending=[False, True, True])
-        found.append(counts.head(most).assign(model=model))
-    table = pd.concat(found, ignore_index=True)
+        counted.append(counts.head(most).assign(model=model))
+    table = pd.concat(counted, ignore_index=True)
     for column in ("intent", "answer"):
         table[column] = [names[i] for i in table[column]]
     return table[["model", "intent", "answer", "queries"]]

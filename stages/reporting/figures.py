@@ -9,20 +9,20 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from sklearn.metrics import roc_curve
 
-from stages import model_folder
-from stages.compression import encoder, quantization
-from stages.measurement.calibration import reliability
-from stages.reporting.results import SIZES
-from stages.runtime import calibrated
+from stages.core import model_folder
+from stages.measurement.quality.calibration import reliability
+from stages.reporting.results import SIZES, calibration
+from stages.runtime.calibration import NONE
+from stages.techniques import int8
 
 COLORS = [plt.get_cmap("tab20")(i) for i in range(20)]
 MARKERS = "osD^"  # another for each 20 models
 LINES = ("-", "--", ":", "-.")
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def save(figure: plt.Figure, path: Path) -> None:
+    """Write a PNG that is the same for the same figure, and close the figure."""
     figure.savefig(path, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
 
@@ -69,13 +69,13 @@ def accuracy_against_latency(results: pd.DataFrame, path: Path) -> None:
     legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     for handle in legend.legend_handles:
         handle.set_sizes([60])
-    _save(figure, path)
+    save(figure, path)
 
 
 def training_curves(curves: pd.DataFrame, path: Path) -> None:
     """Training loss and validation accuracy by epoch, a line a model."""
     if curves.empty:
-        return _save(_titled("No model of the table was trained"), path)
+        return save(_titled("No model of the table was trained"), path)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     for i, (name, rows) in enumerate(curves.groupby("model", sort=False)):
         style = {"marker": ".", "color": COLORS[i % 20], "linestyle": LINES[i // 20 % 4], "label": name}
@@ -89,7 +89,7 @@ def training_curves(curves: pd.DataFrame, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
     right.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def pruned_weights(names: list[str], path: Path) -> None:
@@ -109,11 +109,13 @@ def pruned_weights(names: list[str], path: Path) -> None:
         axes.set_ylabel("% of those left")
         axes.grid(alpha=0.3)
     panels[-1, 0].set_xlabel("value of an encoder weight (zeros left out)")
-    _save(figure, path)
+    save(figure, path)
 
 
 def encoder_weights(name: str) -> dict[str, np.ndarray]:
     """The weight matrices of the encoder's blocks of a torch fp32 model, in layer order."""
+    from stages.checkpoints import encoder
+
     model = encoder.load(model_folder.CALIBRATED / name)
     return {_short(key): module.weight.detach().numpy() for key, module in encoder.linears(model).items()}
 
@@ -126,7 +128,7 @@ def _short(name: str) -> str:
 def sparsity_by_layer(profiles: dict[str, dict[str, float]], path: Path) -> None:
     """The share of each encoder matrix that was removed, a row a model; `profiles` are as in recipes."""
     if not profiles:
-        return _save(_titled("No model of the table is pruned"), path)
+        return save(_titled("No model of the table is pruned"), path)
     shares = pd.DataFrame(profiles).T.drop(columns="overall")
     overall = [profile["overall"] for profile in profiles.values()]
     figure, axes = plt.subplots(figsize=(10, 1.5 + 0.3 * len(profiles)), layout="constrained")
@@ -138,7 +140,7 @@ def sparsity_by_layer(profiles: dict[str, dict[str, float]], path: Path) -> None
     )
     axes.set(xlabel="layer and matrix", title="Share of each encoder matrix that was removed")
     figure.colorbar(image, label="removed, %")
-    _save(figure, path)
+    save(figure, path)
 
 
 def accuracy_against_sparsity(points: pd.DataFrame, dense: float, path: Path) -> None:
@@ -162,23 +164,25 @@ def accuracy_against_sparsity(points: pd.DataFrame, dense: float, path: Path) ->
     )
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
-def calibration_curves(names: list[str], shown: list[str], labels: np.ndarray, path: Path) -> None:
-    """Left, reliability of the models `shown`, plain and tempered; right, the out-of-scope curves of `names`.
+def calibration_curves(names: list[str], named: list[str], labels: np.ndarray, path: Path) -> None:
+    """Left, reliability of the models `named`, plain and tempered; right, the out-of-scope curves of `names`.
 
-    Those not `shown` are gray. `labels` are those of the test split, shape (queries,).
+    Those that are not `named` are gray. `labels` are those of the test split, shape (queries,).
     """
+    from sklearn.metrics import roc_curve
+
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5))
     left.plot([0, 100], [0, 100], color="black", linestyle=":", label="perfect")
-    others = [name for name in names if name not in shown]
-    for name in [*others, *shown]:
-        logits = np.load(Path("logits/test") / f"{name}.npy")
-        fitted = calibrated.read(model_folder.CALIBRATED / name)
-        color = f"C{shown.index(name)}" if name in shown else "silver"
-        if name in shown:
-            for applied, style, what in ((calibrated.NONE, "--", "plain"), (fitted, "-", "tempered")):
+    others = [name for name in names if name not in named]
+    for name in [*others, *named]:
+        logits = np.load(Path("evaluations") / name / "test.npy")
+        fitted = calibration(name)
+        color = f"C{named.index(name)}" if name in named else "silver"
+        if name in named:
+            for applied, style, what in ((NONE, "--", "plain"), (fitted, "-", "tempered")):
                 bins = pd.DataFrame(reliability(applied.probabilities(logits), labels))
                 left.plot(
                     100 * bins["confidence"],
@@ -192,7 +196,7 @@ def calibration_curves(names: list[str], shown: list[str], labels: np.ndarray, p
             scores = fitted.threshold.scores(logits / fitted.temperature)
             outside = labels == fitted.threshold.out_of_scope
             false_positives, recall, _ = roc_curve(outside, -scores)
-            label = name if name in shown else "the other models"
+            label = name if name in named else "the other models"
             right.plot(100 * false_positives, 100 * recall, color=color, label=label, linewidth=1.2)
             refused = 100 * (scores < fitted.threshold.value)
             right.plot(refused[~outside].mean(), refused[outside].mean(), "o", color=color)
@@ -214,7 +218,7 @@ def calibration_curves(names: list[str], shown: list[str], labels: np.ndarray, p
         right.legend(once.values(), once.keys(), frameon=False, loc="lower right")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def size_breakdown(results: pd.DataFrame, path: Path) -> None:
@@ -230,7 +234,7 @@ def size_breakdown(results: pd.DataFrame, path: Path) -> None:
     axes.margins(x=0.08)
     axes.set(xlabel="MB of 2^20 bytes", title="Size of what is deployed")
     axes.legend(frameon=False, loc="lower right")
-    _save(figure, path)
+    save(figure, path)
 
 
 def quantization_error(name: str, reduce_range: bool, path: Path) -> None:
@@ -245,8 +249,8 @@ def quantization_error(name: str, reduce_range: bool, path: Path) -> None:
     for axis, label in ((None, "a scale for each matrix"), (0, "a scale for each channel")):
         errors[label] = []
         for weight in weights.values():
-            scale, zero = quantization.scale_and_zero_point(weight, reduce_range=reduce_range, axis=axis)
-            rounded = quantization.dequantize(quantization.quantize(weight, scale, zero), scale, zero)
+            scale, zero = int8.scale_and_zero_point(weight, reduce_range=reduce_range, axis=axis)
+            rounded = int8.dequantize(int8.quantize(weight, scale, zero), scale, zero)
             errors[label].append(100 * np.sqrt(((weight - rounded) ** 2).mean() / (weight**2).mean()))
     x = np.arange(len(weights))
     for i, (label, shares) in enumerate(errors.items()):
@@ -263,7 +267,7 @@ def quantization_error(name: str, reduce_range: bool, path: Path) -> None:
     limit = np.abs(channel).max()
     left.hist(channel, bins=60, color="lightgray", label="weights")
     for values, color, height, label in ((weight, "C0", 1.0, "matrix"), (channel, "C1", 0.5, "channel")):
-        scale, _ = quantization.scale_and_zero_point(values, reduce_range=reduce_range)
+        scale, _ = int8.scale_and_zero_point(values, reduce_range=reduce_range)
         grid = np.arange(-np.floor(limit / scale), np.floor(limit / scale) + 1) * scale
         left.vlines(
             grid,
@@ -278,4 +282,4 @@ def quantization_error(name: str, reduce_range: bool, path: Path) -> None:
     )
     left.legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    _save(figure, path)
+    save(figure, path)

@@ -5,36 +5,32 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages import model_folder
-from stages.measurement import reference
+from stages import checkpoints
+from stages.core import model_folder
+from stages.measurement.speed import reference
 from stages.reporting.markdown import percent, table_of
-from stages.runtime import calibrated
+from stages.runtime.calibration import Calibration
 
-BEST = "best.json"
-HEADLINES = [
-    "accuracy",
-    "accuracy_in_scope",
-    "oos_recall",
-    "accuracy_calibrated",
-    "accuracy_in_scope_calibrated",
-    "oos_recall_calibrated",
-    "size_mb",
-    "latency_ms",
-    "speedup",
-    "speedup_over_bert_base",
-]
+SUMMARY = ["accuracy_calibrated", "oos_recall_calibrated", "size_mb", "speedup"]
+ACCURACIES = ["accuracy", "accuracy_calibrated", "accuracy_in_scope_calibrated", "oos_recall_calibrated"]
 SIZES = ["embeddings_mb", "encoder_mb", "head_mb", "tokenizer_mb"]
 COLLAPSE = 0.02
 NOISY = 0.1
 
 
-def evaluated(name: str) -> dict:
-    """What `evaluate` found of the model."""
-    return json.loads((Path("evaluations") / f"{name}.json").read_text())
+def evaluation(name: str) -> dict:
+    """What the stage `evaluate` measured of the model: `sizes`, `validation`, `test`."""
+    return json.loads((Path("evaluations") / name / "accuracy.json").read_text())
 
 
 def recipe(name: str) -> dict:
+    """The recipe of an evaluated model."""
     return model_folder.recipe(model_folder.CALIBRATED / name)
+
+
+def calibration(name: str) -> Calibration:
+    """The calibration of an evaluated model."""
+    return Calibration.of(checkpoints.read(model_folder.CALIBRATED / name).calibration)
 
 
 def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
@@ -45,17 +41,17 @@ def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
     """
     results = []
     for name in rows:
-        made, evaluation = recipe(name), evaluated(name)
+        steps, measures = recipe(name), evaluation(name)
         results.append(
             {
                 "model": name,
-                "parent": made["parent"],
-                "technique": made["technique"],
-                "validation_accuracy": evaluation["validation"]["accuracy"],
-                "validation_accuracy_calibrated": evaluation["validation"]["accuracy_calibrated"],
-                **evaluation["test"],
-                **evaluation["sizes"],
-                "sparsity": made.get("sparsity", {}).get("overall"),
+                "parent": steps["parent"],
+                "technique": steps["technique"],
+                "validation_accuracy": measures["validation"]["accuracy"],
+                "validation_accuracy_calibrated": measures["validation"]["accuracy_calibrated"],
+                **measures["test"],
+                **measures["sizes"],
+                "sparsity": steps.get("sparsity", {}).get("overall"),
                 "ancestor": ancestor(name, rows, parents),
             }
         )
@@ -66,7 +62,7 @@ def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
 
 
 def timed() -> pd.DataFrame:
-    """What `benchmark` found, a row a model, that of BERT-base's shape among them."""
+    """What the stage `benchmark` measured: a row a model, and one for BERT-base's shape."""
     table = pd.read_csv("benchmark/latency.csv", index_col="model")
     table["latency_ms"] = table["latency_p50_ms"]
     return table
@@ -81,14 +77,15 @@ def ancestor(name: str, rows: list[str], parents: dict[str, str]) -> str | None:
 
 
 def summary(results: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    """The headline numbers of each model, for `dvc metrics diff`; of BERT-base's shape, those it has."""
-    rounded = results[HEADLINES].astype(float).round(4)
+    """The numbers of each model that `dvc metrics diff` shows; of BERT-base's shape, those it has."""
+    shape = timed().loc[[reference.NAME]].reindex(columns=SUMMARY)
+    rounded = pd.concat([results[SUMMARY].astype(float), shape.astype(float)]).round(4)
     rows = {
-        name: {k: None if pd.isna(v) else v for k, v in row.items()}
+        str(name): {key: None if pd.isna(value) else value for key, value in row.items()}
         for name, row in rounded.to_dict("index").items()
     }
-    shape = timed().loc[reference.NAME, ["size_mb", "latency_ms", "speedup"]]
-    return rows | {reference.NAME: shape.round(4).to_dict()}
+    rows[reference.NAME] = {key: rows[reference.NAME][key] for key in ("size_mb", "speedup")}
+    return rows
 
 
 def markdown(results: pd.DataFrame, machine: dict) -> str:
@@ -98,16 +95,13 @@ def markdown(results: pd.DataFrame, machine: dict) -> str:
     shape = timed().loc[reference.NAME]
     rows = [[f"*{reference.NAME}, unfit*", *"––––", *_costs(shape)]]
     for name, row in results.iterrows():
-        rows.append(
-            [_shown(name, row), *(percent(row[k]) for k in ("accuracy", *HEADLINES[3:6])), *_costs(row)]
-        )
-    extensions = ", ".join(machine["int8_instructions"]) or "none"
+        rows.append([_bold(name, row), *(percent(row[key]) for key in ACCURACIES), *_costs(row)])
     paragraphs = [
-        f"Test split. Latency of one query, tokenization included, {machine['threads']} thread(s) of "
-        f"{machine['cores']} cores ({machine['cpu']}; int8 instructions: {extensions}). Speed-up: over the "
-        "teacher, a ratio within rounds, with its 95% bootstrap interval. Size: all that is "
-        "deployed, MB of 2^20 bytes. Calibrated: with the out-of-scope threshold chosen on validation. Bold: "
-        "models/best, chosen on validation.",
+        "Accuracies are those of the test split. *Calibrated* applies the out-of-scope threshold that was "
+        "chosen on validation. Size is all that is deployed, in MB of 2^20 bytes. Latency is of one query, "
+        f"with tokenization, on {cpu(machine)}. Speed-up is over the teacher: a ratio within interleaved "
+        "rounds, with its 95% bootstrap interval. The model in bold is models/best; it was chosen on "
+        "validation.",
         *noise(results),
     ]
     collapsed = [
@@ -116,9 +110,19 @@ def markdown(results: pd.DataFrame, machine: dict) -> str:
     ]
     if collapsed:
         paragraphs.append(
-            f"More than {100 * COLLAPSE:.0f} points of validation accuracy lost: {', '.join(collapsed)}."
+            f"These models lost more than {100 * COLLAPSE:.0f} points of validation accuracy: "
+            f"{', '.join(collapsed)}."
         )
     return table_of(columns, rows, *paragraphs)
+
+
+def cpu(machine: dict) -> str:
+    """The CPU of a machine.json, with the instruction sets that int8 depends on."""
+    sets = ", ".join(machine["int8_instructions"]) or "none"
+    return (
+        f"{machine['threads']} thread(s) of a machine with {machine['cores']} cores ({machine['cpu']}; "
+        f"instruction sets for int8: {sets})"
+    )
 
 
 def _costs(row: pd.Series) -> list[str]:
@@ -140,7 +144,7 @@ def _times(ratio: float) -> str:
 
 
 def noise(results: pd.DataFrame) -> list[str]:
-    """A warning, where the machine was too noisy to conclude from."""
+    """A warning if the machine was too noisy to conclude from its speed-ups."""
     noisy = pd.Series(False, results.index)
     for key in ("speedup", "speedup_over_bert_base"):
         low, high = results[f"{key}_low"], results[f"{key}_high"]
@@ -148,15 +152,15 @@ def noise(results: pd.DataFrame) -> list[str]:
     if not noisy.any():
         return []
     return [
-        f"**Too noisy to conclude** from the speed-up of {', '.join(results.index[noisy])}: an interval is "
-        f"wider than ±{100 * NOISY:.0f}%. Run `dvc repro -fs benchmark` on a quieter machine, or with "
+        f"**Too noisy to conclude.** An interval of these speed-ups is wider than ±{100 * NOISY:.0f}%: "
+        f"{', '.join(results.index[noisy])}. Run `dvc repro -fs benchmark` on a quieter machine, or with "
         "more `benchmark.rounds`."
     ]
 
 
-def latency_markdown(names: list[str], machine: dict) -> str:
-    """What a query, a batch and a process cost in time and memory."""
-    table = timed().loc[[reference.NAME, *names]]
+def latency_markdown(latency: pd.DataFrame, names: list[str], machine: dict) -> str:
+    """Time and memory of a query, of a batch, and of a process."""
+    table = latency.loc[[reference.NAME, *names]]
     batches = [key.removesuffix("_p95_ms") for key in table if key.startswith("batch_") and "_p95" in key]
     columns = ["model", "p50, ms", "p95", "p99", "over the teacher (95%)", "over BERT-base's shape (95%)"]
     columns += [f"in a {key.replace('_', ' of ')} (p95), ms" for key in batches]
@@ -177,10 +181,11 @@ def latency_markdown(names: list[str], machine: dict) -> str:
     return table_of(
         columns,
         rows,
-        "p50, p95, p99: the same query, end to end. In a batch: test queries drawn for each round, each "
-        "one's share. Over its parts: end to end over tokenization and the session's run. First answer: of a "
-        "process started for it, imports included; peak memory: its own.",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s); {versions}.",
+        "p50, p95 and p99 are of the same query, end to end. A batch holds test queries that were drawn for "
+        "its round, and its column shows the time of each. *Over its parts* is the whole time divided by "
+        "that of tokenization and the session. The first answer is that of a process started for it, imports "
+        "included; the peak memory is that process's.",
+        f"Measured on {cpu(machine)}; {versions}.",
         *noise(table),
     )
 
@@ -189,20 +194,21 @@ def calibration_markdown(results: pd.DataFrame) -> str:
     """How well probabilities are calibrated, and queries out of scope detected, on test."""
     columns = ["model", "score", "temperature", "calibration error", "tempered", "out-of-scope recall"]
     columns += ["precision", "AUROC", "false positives at 95%"]
-    shown = ["calibration_error", "calibration_error_calibrated", "oos_recall_calibrated"]
-    shown += ["oos_precision_calibrated", "auroc", "fpr_at_95_recall"]
+    measures = ["calibration_error", "calibration_error_calibrated", "oos_recall_calibrated"]
+    measures += ["oos_precision_calibrated", "auroc", "fpr_at_95_recall"]
     rows = []
     for name, row in results.iterrows():
-        fitted = calibrated.read(model_folder.CALIBRATED / str(name))
+        fitted = calibration(str(name))
         score = fitted.threshold.score if fitted.threshold else "–"
-        percents = [percent(row.get(key)) for key in shown]
-        rows.append([_shown(name, row), score, f"{fitted.temperature:.2f}", *percents])
+        percents = [percent(row.get(key)) for key in measures]
+        rows.append([_bold(name, row), score, f"{fitted.temperature:.2f}", *percents])
     return table_of(
         columns,
         rows,
-        "Test split. Calibration error: expected, over 15 bins, of the top probability. A positive is a "
-        "query out of scope; recall and precision are the calibrated answers'; false positives are the "
-        "queries in scope that are refused when 95% of those out of scope are.",
+        "Test split. The calibration error is the expected one of the top probability, over 15 bins. Recall "
+        "and precision are those of calibrated answers, for queries out of scope. The last column is the "
+        "share of queries in scope that would be refused by the threshold that refuses 95% of those out of "
+        "scope.",
     )
 
 
@@ -214,19 +220,19 @@ def sizes_markdown(results: pd.DataFrame) -> str:
     for name, row in results.iterrows():
         *weights, tokenizer = (row[part] for part in SIZES)
         parts = [*weights, sum(weights), tokenizer, row["size_mb"]]
-        rows.append([_shown(name, row), *(f"{part:.2f}" for part in parts), percent(row["sparsity"])])
+        rows.append([_bold(name, row), *(f"{part:.2f}" for part in parts), percent(row["sparsity"])])
     text = table_of(
         columns,
         rows,
-        "MB of 2^20 bytes. Weights: the file of weights, which is what the book measures (its state_dict).",
+        "MB of 2^20 bytes. *Weights* is the file of weights, the size that the book reports.",
     )
     packed = {str(name): recipe(str(name)).get("bytes") for name in results.index}
     formats = {name: sizes for name, sizes in packed.items() if sizes}
     if formats:
         names = list(next(iter(formats.values())))
         text += (
-            "\nThe file of weights of those that are packed, MB, in formats that give it back to the byte; "
-            "`packed`, a bitmask and deflate, is the one used:\n\n"
+            "\nThe file of weights of packed models in formats that give it back to the byte, in MB. "
+            "`packed`, a bitmask with deflate, is the format used.\n\n"
         )
         text += table_of(
             ["model", *names],
@@ -235,7 +241,7 @@ def sizes_markdown(results: pd.DataFrame) -> str:
     return text
 
 
-def _shown(name, row: pd.Series) -> str:
+def _bold(name, row: pd.Series) -> str:
     return f"**{name}**" if row["best"] else str(name)
 
 
@@ -252,18 +258,18 @@ def pruning(rows: list[str]) -> pd.DataFrame:
     """Every model whose encoder weights were pruned: `method`, `sparsity` as saved, `seed`, accuracies."""
     points = []
     for name in rows:
-        made = recipe(name)
-        if made["technique"] == "pruning":
-            evaluation = evaluated(name)
+        steps = recipe(name)
+        if steps["technique"] == "prune":
+            measures = evaluation(name)
             points.append(
                 {
                     "model": name,
-                    "method": made["parameters"]["method"],
-                    "sparsity": made["sparsity"]["overall"],
-                    "seed": made["parameters"]["seed"],
-                    "validation_accuracy": evaluation["validation"]["accuracy"],
-                    "test_accuracy": evaluation["test"]["accuracy"],
-                    "test_accuracy_calibrated": evaluation["test"]["accuracy_calibrated"],
+                    "method": steps["parameters"]["method"],
+                    "sparsity": steps["sparsity"]["overall"],
+                    "seed": steps["parameters"]["seed"],
+                    "validation_accuracy": measures["validation"]["accuracy"],
+                    "test_accuracy": measures["test"]["accuracy"],
+                    "test_accuracy_calibrated": measures["test"]["accuracy_calibrated"],
                 }
             )
     columns = ["model", "method", "sparsity", "seed", "validation_accuracy", "test_accuracy"]

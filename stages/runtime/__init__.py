@@ -9,8 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from stages.model_folder import label_names
-from stages.runtime import calibrated
+from stages import checkpoints
+from stages.runtime.calibration import Calibration
 
 
 class Session(Protocol):
@@ -32,13 +32,11 @@ class Prediction:
 class Classifier:
     """Queries to logits and intents, with the Rust tokenizer and one of the sessions."""
 
-    def __init__(self, folder: Path, session: Session, length: int | None):
-        from tokenizers import Tokenizer
-
-        self.labels = label_names(folder)
-        self.calibration = calibrated.read(folder)
+    def __init__(self, checkpoint: checkpoints.Checkpoint, session: Session, length: int | None):
+        self.labels = checkpoint.labels
+        self.calibration = Calibration.of(checkpoint.calibration)
         self.session = session
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer = checkpoint.tokenizer
         self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text is no separator, but what was typed
         if length is not None:
             self.tokenizer.enable_truncation(length)
@@ -69,12 +67,14 @@ def load(folder: Path | str, threads: int = 1, length: int | None = None) -> Cla
 
     Queries are padded to the longest of their batch, or all cut or padded to `length` WordPieces.
     """
-    folder = Path(folder)
-    label_names(folder)  # first of all, a clear error where there is no model
-    if list(folder.glob("model.onnx*")):
+    checkpoint = checkpoints.read(folder)
+    session: Session
+    if checkpoint.is_onnx:
         from stages.runtime.onnx_session import OnnxSession
 
-        return Classifier(folder, OnnxSession(folder, threads), length)
-    from stages.runtime.torch_session import TorchSession
+        session = OnnxSession(checkpoint.onnx(), threads)
+    else:
+        from stages.runtime.torch_session import TorchSession
 
-    return Classifier(folder, TorchSession(folder, threads), length)
+        session = TorchSession(checkpoint.torch(), threads)
+    return Classifier(checkpoint, session, length)

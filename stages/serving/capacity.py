@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 
-from stages.params import Serve
+from stages.core.settings import LoadTest
 from stages.serving.load import FULL, NO_MODEL
 
 COLUMNS = ["requests_per_second", "gain", "gain_low", "gain_high", "load", "p50_ms", "p95_ms", "p99_ms"]
@@ -18,10 +18,12 @@ def throughput(times: pd.DataFrame) -> pd.DataFrame:
     return (1000 / by.mean()).groupby(["round", "scenario"]).sum().unstack()
 
 
-def under_load(times: pd.DataFrame, params: Serve) -> pd.DataFrame:
-    """A row for each scenario and load: what was `offered`, requests that came a second a core; how many
-    `requests` came in all; `p50_ms`, `p95_ms`, `p99_ms`, each the median over rounds and workers of that
-    percentile there, so that what stalls the machine in fewer than half of them falls out.
+def under_load(times: pd.DataFrame, params: LoadTest) -> pd.DataFrame:
+    """A row for each scenario and load.
+
+    `offered` are the requests a second a core that came, `requests` all that came. `p50_ms`, `p95_ms` and
+    `p99_ms` are each the median over rounds and workers of that percentile, so that what stalls the machine
+    in fewer than half of them falls out.
     """
     seconds = params.seconds * params.rounds * times["worker"].nunique()
     rows = []
@@ -41,7 +43,7 @@ def delays(times: pd.DataFrame) -> float:
     return float(idle.groupby(["round", "worker"])["ms"].quantile(0.99).median())
 
 
-def plan(times: pd.DataFrame, loads: pd.DataFrame, params: Serve) -> pd.DataFrame:
+def plan(times: pd.DataFrame, loads: pd.DataFrame, params: LoadTest) -> pd.DataFrame:
     """A row for each scenario.
 
     `requests_per_second` of all workers together, as fast as they can; `gain` over the scenario before,

@@ -13,7 +13,7 @@ from threading import Barrier, BrokenBarrierError
 import pandas as pd
 from tqdm import tqdm
 
-from stages.params import Scenario, Serve
+from stages.core.settings import LoadTest, Scenario
 
 FULL = 0.0  # the load of a closed loop, which offers no rate of its own
 NO_MODEL = "no model"  # the scenario of answering at once, which shows the machine's own delays
@@ -23,7 +23,7 @@ NO_MODEL_RATE = 100.0  # a second
 def answerer(folder: Path, scenario: Scenario, size: int) -> Callable[[str], bool]:
     """A function that answers one query as `scenario` says, and tells whether its cache, of `size`, knew."""
     from stages import runtime
-    from stages.runtime.cache import ResponseCache
+    from stages.serving.cache import ResponseCache
 
     classifier = runtime.load(folder, threads=1, length=scenario.length)
     cache = ResponseCache(folder, size)
@@ -75,7 +75,7 @@ def open_loop(
 
 
 def run(
-    folders: Mapping[str, Path], queries: Sequence[str], workers: int, params: Serve, seed: int
+    folders: Mapping[str, Path], queries: Sequence[str], workers: int, params: LoadTest, seed: int
 ) -> pd.DataFrame:
     """Put each scenario, its model in `folders`, under load on `workers` processes at once.
 
@@ -107,7 +107,7 @@ def _share(barrier: Barrier) -> None:
 
 
 def _work(
-    number: int, folders: Mapping[str, Path], queries: Sequence[str], params: Serve, seed: int
+    number: int, folders: Mapping[str, Path], queries: Sequence[str], params: LoadTest, seed: int
 ) -> pd.DataFrame:
     try:
         cores = sorted(os.sched_getaffinity(0))

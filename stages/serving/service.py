@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from stages.runtime import Prediction
-from stages.runtime.cache import ResponseCache
+from stages.serving.cache import ResponseCache
 from stages.serving.workers import Abandoned, QueueFull, Workers, WorkersFailed
 
 MOST_BYTES = 2**20

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from stages import service as command
 from stages.serving.service import MOST_CHARACTERS, MOST_TEXTS
 
 PATIENCE = 60
@@ -81,7 +80,8 @@ def service(folder: Path, *options: str) -> Iterator[int]:
     arguments = [
         sys.executable,
         "-m",
-        command.__name__,
+        "stages.commands",
+        "serve",
         "--model",
         str(folder),
         "--port",

@@ -1,29 +1,32 @@
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from stages.core.atomic import write_json
 from stages.reporting import answers
-from stages.runtime import calibrated
-from stages.runtime.calibrated import Calibration, Threshold
+from stages.runtime.calibration import Calibration, Threshold
 
 NAMES = ["transfer", "oos", "balance"]
 BETTER, WORSE, NONE = "better", "worse", "no difference shown"
 
 
-def test_given(tmp_path, monkeypatch):
+def test_predictions(tmp_path, monkeypatch):
     """Plain, the largest logit; calibrated, 1 is out of scope where no other logit is over the threshold."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "logits" / "test").mkdir(parents=True)
     logits = np.array([[3, 0, 1], [1, 0, 0.5], [0, 2, 1], [0, 5, 4]], np.float32)
     for name, fitted in (
         ("teacher", Calibration(2.0, None)),
         ("small", Calibration(1.0, Threshold(1, "energy", 2.0))),
     ):
         (tmp_path / "calibrated" / name).mkdir(parents=True)
-        calibrated.write(tmp_path / "calibrated" / name, fitted)
-        np.save(f"logits/test/{name}.npy", logits if name == "teacher" else logits[::-1])
-    found = answers.given(["teacher", "small"])
-    assert {kind: table.to_dict("list") for kind, table in found.items()} == {
+        write_json(tmp_path / "calibrated" / name / "calibration.json", asdict(fitted))
+        write_json(tmp_path / "calibrated" / name / "config.json", {"id2label": {}})
+        (tmp_path / "evaluations" / name).mkdir(parents=True)
+        np.save(f"evaluations/{name}/test.npy", logits if name == "teacher" else logits[::-1])
+    tables = answers.predictions(["teacher", "small"])
+    assert {kind: table.to_dict("list") for kind, table in tables.items()} == {
         "plain": {"teacher": [0, 0, 1, 1], "small": [1, 1, 0, 0]},
         # Energies 4.02, 1.31, 1.47 and 3.13 of the two intents.
         "calibrated": {"teacher": [0, 0, 1, 1], "small": [2, 1, 1, 0]},
@@ -69,8 +72,8 @@ def test_right():
     assert digest not in [other["queries"][0] for other in others]
 
 
-def test_compare_by_hand():
-    table = answers.compare({"plain": PLAIN, "calibrated": SAME}, LABELS, ANCESTORS)
+def test_differences_by_hand():
+    table = answers.differences({"plain": PLAIN, "calibrated": SAME}, LABELS, ANCESTORS)
     assert table["model"].tolist() == ["teacher", "small", "smaller"] * 2
     assert table["kind"].tolist() == ["plain"] * 3 + ["calibrated"] * 3
     assert table["accuracy"].tolist() == pytest.approx([0.75, 0.95, 0.6, 0.75, 0.75, 0.75])
@@ -91,12 +94,12 @@ def test_compare_by_hand():
 
 def test_what_is_shown_depends_on_the_whole_table():
     """By itself, the same p is under 5%."""
-    table = answers.compare({"plain": PLAIN[["teacher", "small"]]}, LABELS, {"small": "teacher"})
+    table = answers.differences({"plain": PLAIN[["teacher", "small"]]}, LABELS, {"small": "teacher"})
     assert table["verdict_teacher"].tolist()[1:] == [BETTER]
 
 
 def test_comparison_markdown():
-    table = answers.compare({"plain": PLAIN, "calibrated": SAME}, LABELS, ANCESTORS)
+    table = answers.differences({"plain": PLAIN, "calibrated": SAME}, LABELS, ANCESTORS)
     lines = answers.comparison_markdown(table, ANCESTORS).splitlines()
     assert lines[0] == (
         "| model | parent | accuracy (95%) | against parent | against teacher | calibrated (95%) "
@@ -113,7 +116,7 @@ def test_comparison_markdown():
 
 
 def test_the_teacher_alone():
-    table = answers.compare({"plain": PLAIN[["teacher"]], "calibrated": PLAIN[["teacher"]]}, LABELS, {})
+    table = answers.differences({"plain": PLAIN[["teacher"]], "calibrated": PLAIN[["teacher"]]}, LABELS, {})
     assert len(table) == 2 and table.iloc[:, 5:].isna().all(axis=None)
     assert len(answers.comparison_markdown(table, {}).splitlines()) == 5
 

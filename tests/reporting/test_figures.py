@@ -1,14 +1,15 @@
 import struct
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import tiny_bert, tiny_distilbert
 
-from stages.compression import encoder
-from stages.reporting import figures
-from stages.runtime import calibrated
-from stages.runtime.calibrated import Calibration, Threshold
+from stages.checkpoints import encoder
+from stages.core.atomic import write_json
+from stages.reporting import figures, results
+from stages.runtime.calibration import Calibration, Threshold
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -47,10 +48,9 @@ RESULTS = pd.DataFrame(
 
 @pytest.fixture(autouse=True)
 def outputs(tmp_path, monkeypatch):
-    """calibrated/ and logits/test/ of a BERT and two DistilBERTs, `smaller` half zeros."""
+    """calibrated/ and evaluations/ of a BERT and two DistilBERTs, `smaller` half zeros."""
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
-    (tmp_path / "logits" / "test").mkdir(parents=True)
     for name in ROWS:
         folder = tmp_path / "calibrated" / name
         model = tiny_bert() if name == "teacher" else tiny_distilbert()
@@ -59,9 +59,10 @@ def outputs(tmp_path, monkeypatch):
                 module.weight.data[:, ::2] = 0
         model.save_pretrained(folder)
         threshold = None if name == "small" else Threshold(3, "margin", 0.2)
-        calibrated.write(folder, Calibration(1.5, threshold))
+        write_json(folder / "calibration.json", asdict(Calibration(1.5, threshold)))
         logits = rng.normal(0, 1, (200, 4)) + 3 * np.eye(4)[LABELS]
-        np.save(tmp_path / "logits" / "test" / f"{name}.npy", logits.astype(np.float32))
+        (tmp_path / "evaluations" / name).mkdir(parents=True)
+        np.save(tmp_path / "evaluations" / name / "test.npy", logits.astype(np.float32))
     return tmp_path
 
 
@@ -133,7 +134,7 @@ def test_is_drawn_of_nothing(name, outputs):
 def drawn(monkeypatch):
     """The figures that are saved from now on."""
     kept = []
-    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure))
     yield kept
     for figure in kept:
         figures.plt.close(figure)
@@ -170,13 +171,16 @@ def test_only_weights_left_are_in_the_histogram(drawn, outputs):
 def test_dots_are_what_the_thresholds_do(drawn, outputs):
     """Each at the shares of test queries, in scope and out of it, that the calibrated model refuses."""
     for name, value in (("teacher", 0.5), ("smaller", -2.0), ("small", 2.0)):  # the last two: none, and all
-        calibrated.write(outputs / "calibrated" / name, Calibration(1.5, Threshold(3, "margin", value)))
+        write_json(
+            outputs / "calibrated" / name / "calibration.json",
+            asdict(Calibration(1.5, Threshold(3, "margin", value))),
+        )
     figures.calibration_curves(ROWS, ["teacher"], LABELS, outputs / "a")
     right = drawn[0].axes[1]
     dots = [line for line in right.lines if line.get_marker() == "o"]
     for name, dot in zip(["small", "smaller", "teacher"], dots, strict=True):  # those shown come last
-        logits = np.load(outputs / "logits" / "test" / f"{name}.npy")
-        refused = calibrated.read(outputs / "calibrated" / name).predict(logits) == 3
+        logits = np.load(outputs / "evaluations" / name / "test.npy")
+        refused = results.calibration(name).predict(logits) == 3
         expected = [100 * refused[LABELS != 3].mean(), 100 * refused[LABELS == 3].mean()]
         assert [dot.get_xdata()[0], dot.get_ydata()[0]] == pytest.approx(expected)
 

@@ -8,7 +8,7 @@ from conftest import word_tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from stages import runtime
-from stages.errors import UserError
+from stages.core.errors import UserError
 
 QUERIES = ["send money to my car", "balance", "rent a car in w20 w21 w22"]
 
@@ -60,7 +60,7 @@ def test_long_and_odd_queries(folder):
 
 
 def test_no_model(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere is no model folder \(it has no config.json\)"):
+    with pytest.raises(UserError, match=r"nowhere is no model folder: it has no config.json"):
         runtime.load(tmp_path / "nowhere")
 
 

@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from stages import params
+from stages.core import settings
 from stages.serving import capacity
 
 SCENARIOS = {
@@ -11,9 +11,9 @@ SCENARIOS = {
     "fast": {"model": "small"},
     "known": {"model": "small", "cached": True},
 }
-SERVE = params.load().serve.model_copy(
+SERVE = settings.load().load_test.model_copy(
     update={
-        "scenarios": {name: params.Scenario(**values) for name, values in SCENARIOS.items()},
+        "scenarios": {name: settings.Scenario(**values) for name, values in SCENARIOS.items()},
         "rounds": 1,
         "seconds": 0.5,
         "loads": [0.5, 0.8],

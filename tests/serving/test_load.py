@@ -3,16 +3,16 @@ from itertools import cycle
 
 import pytest
 
-from stages import params
+from stages.core import settings
 from stages.serving import load
 
 TEXTS = ["my balance", "send money", "rent a car", "my car"]
-SETTINGS = params.load().serve.model_copy(
+SETTINGS = settings.load().load_test.model_copy(
     update={
         "scenarios": {
-            "fixed": params.Scenario(model="student-ort", length=16),
-            "int8": params.Scenario(model="student-ort"),
-            "cached": params.Scenario(model="student-ort", cached=True),
+            "fixed": settings.Scenario(model="student-ort", length=16),
+            "int8": settings.Scenario(model="student-ort"),
+            "cached": settings.Scenario(model="student-ort", cached=True),
         },
         "rounds": 2,
         "seconds": 0.05,
@@ -80,7 +80,7 @@ def test_open_loop_is_poisson(clock):
 
 def test_scenarios(models):
     """What is padded, what is remembered, and that all answer the same."""
-    padded = load.answerer(models / "student", params.Scenario(model="student", length=16), 3)
+    padded = load.answerer(models / "student", settings.Scenario(model="student", length=16), 3)
     assert [padded(text) for text in TEXTS * 2] == [False] * 8
     cached = load.answerer(models / "student-ort", SETTINGS.scenarios["cached"], 3)
     assert [cached(text) for text in (*TEXTS[:3], *TEXTS[:3], TEXTS[3], TEXTS[0])] == (

@@ -1,0 +1,62 @@
+"""How a model folder's files are written and read; `read` is the one reader of a whole folder."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stages.core.model_folder import label_names
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+CALIBRATION = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a model folder holds.
+
+    `labels` are in the order of the class indices; `calibration` is calibration.json or None. Tokenizer and
+    weights are read when they are asked for.
+    """
+
+    folder: Path
+    labels: list[str]
+    calibration: dict | None
+
+    @cached_property
+    def tokenizer(self) -> "Tokenizer":
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+
+    @property
+    def is_onnx(self) -> bool:
+        return any(self.folder.glob("model.onnx*"))
+
+    def onnx(self) -> Path | bytes:
+        """The ONNX graph, as a file or as its bytes."""
+        packed = self.folder / "model.onnx.sparse"
+        if packed.exists():
+            from stages.checkpoints.sparse_storage import unpack
+
+            return unpack(packed)
+        return self.folder / "model.onnx"
+
+    def torch(self) -> "torch.nn.Module":
+        """The torch classifier, fp32 or dynamic int8, in evaluation mode."""
+        from stages.checkpoints import encoder, torch_int8
+
+        int8 = (self.folder / torch_int8.FILE).exists()
+        return torch_int8.load(self.folder) if int8 else encoder.load(self.folder)
+
+
+def read(folder: Path | str) -> Checkpoint:
+    """The model folder; a UserError where there is none."""
+    folder = Path(folder)
+    labels = label_names(folder)
+    file = folder / CALIBRATION
+    return Checkpoint(folder, labels, json.loads(file.read_text()) if file.exists() else None)

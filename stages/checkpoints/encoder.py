@@ -1,0 +1,138 @@
+"""Torch classifiers as model folders, and the parts of their encoder that techniques work on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn.utils import parametrize
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from stages.checkpoints.sparse_storage import unpack_torch
+from stages.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Block:
+    """The linear layers of one transformer block.
+
+    Head h has rows h·d … (h + 1)·d of `query`, `key` and `value` and the same columns of `out`;
+    feed-forward column c is row c of `up` and column c of `down`.
+    """
+
+    head_size: int
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    out: nn.Linear
+    up: nn.Linear
+    down: nn.Linear
+
+    @property
+    def heads(self) -> int:
+        return self.out.in_features // self.head_size
+
+    @property
+    def hidden(self) -> int:
+        return self.down.in_features
+
+
+# Where a block keeps the layers of Block, in its order.
+LINEARS = {
+    "distilbert": (
+        "attention.q_lin",
+        "attention.k_lin",
+        "attention.v_lin",
+        "attention.out_lin",
+        "ffn.lin1",
+        "ffn.lin2",
+    ),
+    "bert": (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    ),
+}
+
+
+def blocks(model: PreTrainedModel) -> list[Block]:
+    """The encoder's blocks, first to last."""
+    kind = model.config.model_type
+    if kind not in LINEARS:
+        raise UserError(f"the encoder is a {kind}: this works on {' and '.join(LINEARS)}")
+    base = model.base_model
+    layers = base.transformer.layer if kind == "distilbert" else base.encoder.layer
+    size = model.config.hidden_size // model.config.num_attention_heads
+    return [Block(size, *(layer.get_submodule(name) for name in LINEARS[kind])) for layer in layers]
+
+
+def linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """The linear layers of the encoder's blocks; embeddings, pooler and head are not among them."""
+    embeddings = {id(module) for module in model.base_model.embeddings.modules()}
+    return {
+        name: module
+        for name, module in model.base_model.named_modules()
+        if isinstance(module, nn.Linear) and id(module) not in embeddings and "pooler" not in name
+    }
+
+
+def trained_weight(linear: nn.Linear) -> nn.Parameter:
+    """The weight of `linear` as the optimizer sees it, under a parametrization or not."""
+    parametrized = parametrize.is_parametrized(linear, "weight")
+    return linear.get_parameter("parametrizations.weight.original" if parametrized else "weight")
+
+
+@torch.no_grad()
+def keep(linear: nn.Linear, rows: torch.Tensor | None = None, columns: torch.Tensor | None = None) -> None:
+    """Reduce `linear`, in place, to the outputs `rows` and the inputs `columns` (1-d indices)."""
+    if rows is not None:
+        linear.weight.data, linear.bias.data = linear.weight.data[rows], linear.bias.data[rows]
+    if columns is not None:
+        linear.weight.data = linear.weight.data[:, columns].contiguous()
+    linear.out_features, linear.in_features = linear.weight.shape
+
+
+def build(folder: Path, **options) -> PreTrainedModel:
+    """The architecture of the model folder, its weights left at random, in evaluation mode.
+
+    `layer_shapes` in config.json, a [heads, feed-forward columns] for each block, is what
+    structured pruning has left of the configured ones. `options` go to transformers' from_config.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_config(config, **options)
+    if getattr(config, "layer_shapes", None):
+        for block, (heads, hidden) in zip(blocks(model), config.layer_shapes, strict=True):
+            rows, columns = torch.arange(heads * block.head_size), torch.arange(hidden)
+            for linear in (block.query, block.key, block.value):
+                keep(linear, rows=rows)
+            keep(block.out, columns=rows)
+            keep(block.up, rows=columns)
+            keep(block.down, columns=columns)
+    return model.eval()
+
+
+def load(folder: Path, **options) -> PreTrainedModel:
+    """The torch classifier (fp32) in the model folder, packed or not, in evaluation mode."""
+    packed, plain = folder / "model.safetensors.sparse", folder / "model.safetensors"
+    if packed.exists():
+        weights = unpack_torch(packed)
+    elif plain.exists():
+        weights = load_file(plain)
+    else:
+        raise UserError(
+            f"{folder} holds no torch weights in fp32: choose as parent a model before its export"
+        )
+    model = build(folder, **options)
+    model.load_state_dict(weights)
+    return model
+
+
+def freeze_embeddings(model: PreTrainedModel, frozen: bool) -> None:
+    """Train the word and position embeddings, or leave them as they are."""
+    embeddings = model.base_model.embeddings
+    for part in (embeddings.word_embeddings, embeddings.position_embeddings):
+        part.requires_grad_(not frozen)

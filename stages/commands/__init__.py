@@ -1,0 +1,38 @@
+"""What a person runs: `intents <command>`."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from stages.core.errors import UserError
+
+COMMANDS = ("predict", "serve", "bundle", "publish", "compare", "sweep", "search", "seeds")
+
+
+class Commands(click.Group):
+    """A module here is imported when its command is asked for, and a UserError is one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        here = Path(__file__).parent
+        return [name for name in COMMANDS if (here / f"{name}.py").exists()]  # a bundle has not all of them
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
+            return None
+        return import_module(f"stages.commands.{name}").command
+
+    def invoke(self, ctx: click.Context):
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main():
+    """Small and fast intent classifiers: use, serve, compare and search them."""

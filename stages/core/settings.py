@@ -1,0 +1,367 @@
+"""params.yaml, typed, frozen and checked as a whole: the only door from settings into code.
+
+DVC tracks the values a stage reads, through its `params:`. So .dvcignore leaves the code of settings out of
+the stages' deps.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BeforeValidator, Field, ValidationError, create_model, model_validator
+from pydantic.fields import FieldInfo
+from yaml import YAMLError
+
+from stages.core.errors import UserError
+from stages.core.section import Count, Fraction, Name, Positive, Section, Seed, SplitFraction
+from stages.techniques.settings import TECHNIQUES, Technique, Training
+
+
+class Data(Section):
+    path: str
+    out_of_scope: str | None
+    max_length: Annotated[int, Field(ge=8, le=512)]
+
+
+class SampleData(Data):
+    source: Literal["sample"]
+    queries_per_template: Count
+    test_fraction: SplitFraction
+    validation_fraction: SplitFraction
+
+
+class Clinc150Data(Data):
+    source: Literal["clinc150"]
+    hub: str
+    local: str | None
+
+
+class FilesData(Data):
+    source: Literal["files"]
+    text_column: str
+    intent_column: str
+    duplicates: Literal["error", "drop"]
+    test_fraction: SplitFraction
+    validation_fraction: SplitFraction
+
+
+class Teacher(Training):
+    """`epochs: 0` takes a model that is already fine-tuned as it is."""
+
+    source: Literal["wheel", "hub"]
+    model: str
+    sha256: str | None
+    epochs: Annotated[int, Field(ge=0)]
+
+
+class Calibrate(Section):
+    scores: Annotated[list[Literal["probability", "energy", "margin"]], Field(min_length=1)]
+    rule: Literal["balanced", "accuracy"]
+
+
+class Evaluate(Section):
+    batch_size: Count
+
+
+class BertShape(Section):
+    """Of transformers' BertConfig."""
+
+    vocab_size: Count
+    hidden_size: Count
+    num_hidden_layers: Count
+    num_attention_heads: Count
+    intermediate_size: Count
+
+    @model_validator(mode="after")
+    def _whole_heads(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
+                f"({self.num_attention_heads})"
+            )
+        return self
+
+
+class Benchmark(Section):
+    query: Annotated[str, Field(min_length=1)]
+    threads: Count
+    warmup: Annotated[int, Field(ge=0)]
+    rounds: Count
+    runs_per_round: Count
+    batch_sizes: Annotated[list[Count], Field(min_length=1)]
+    batches_every: Count
+    starts: Count
+    reference: BertShape
+
+
+class Scenario(Section):
+    model: Name
+    length: Annotated[int, Field(ge=8, le=512)] | None = None
+    cached: bool = False
+
+
+def _by_name(scenarios):
+    """{name: the rest} of [{"name": name, …}]: conf/ has a list, which another recipe replaces whole."""
+    if not isinstance(scenarios, list) or not all(isinstance(s, dict) and "name" in s for s in scenarios):
+        raise ValueError("should be a list of scenarios, each with a name")
+    names = [scenario["name"] for scenario in scenarios]
+    if len({*names}) < len(names):
+        raise ValueError(f"the names {', '.join(map(str, names))} should differ")
+    return {s["name"]: {key: value for key, value in s.items() if key != "name"} for s in scenarios}
+
+
+class LoadTest(Section):
+    scenarios: Annotated[dict[Name, Scenario], BeforeValidator(_by_name), Field(min_length=1)]
+    workers: Count | None
+    rounds: Count
+    seconds: Positive
+    loads: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+    cache: Count
+    hit_rate: Annotated[float, Field(gt=0, lt=1)]
+    requests_a_day: Positive
+    peak_to_mean: Annotated[float, Field(ge=1)]
+    p99_ms: Positive
+    requests: Count
+    clients: Count
+
+
+class Select(Section):
+    objective: Literal["fastest", "smallest"]
+    tolerance: Fraction
+
+
+class Report(Section):
+    folder: str
+
+
+class Launch(Section):
+    """`command` starts a technique that trains, in place of `python`."""
+
+    command: Annotated[str, Field(min_length=1)]
+    processes: Count | None = None
+    nodes: Count | None = None
+
+
+class Gate(Section):
+    accuracy: Fraction
+    size: Annotated[float, Field(ge=0)]
+    speedup_noise: Annotated[float, Field(ge=0)]
+
+
+class Range(Section):
+    """What a search draws from, evenly, or evenly in its logarithm: whole numbers, if both ends are."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _low_before_high(self):
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low}) must be less than high ({self.high})")
+        return self
+
+
+def _dotted(space, prefix=""):
+    """{"distill.alpha": range} of {"distill": {"alpha": range}}."""
+    if not isinstance(space, dict) or "low" in space or "high" in space:
+        return {prefix: space} if prefix else space
+    nested = [_dotted(inner, f"{prefix}.{key}".lstrip(".")) for key, inner in space.items()]
+    return {key: ends for part in nested for key, ends in part.items()}
+
+
+class Bounds(Section):
+    size_mb: Positive | None
+    speedup: Positive | None
+
+
+class Search(Section):
+    study: Name
+    storage: str
+    git_remote: str | None
+    model: Name
+    trials: Count
+    startup_trials: Annotated[int, Field(ge=0)]
+    warmup_epochs: Annotated[int, Field(ge=0)]
+    space: Annotated[dict[str, Range], BeforeValidator(_dotted), Field(min_length=1)]
+    bounds: Bounds
+
+
+def _section(kinds: list[type[Technique]]) -> type[Section]:
+    """A technique's section of params.yaml: any of its settings, none required."""
+    fields: dict = {}
+    for kind in kinds:
+        for name, field in kind.model_fields.items():
+            if name not in ("parent", "method", "seed"):
+                fields[name] = (field.annotation, FieldInfo.merge_field_infos(field, default=None))
+    return create_model("Section", __base__=Section, **fields)
+
+
+Sections = create_model(
+    "Sections", __base__=Section, **{stage: (_section(kinds), None) for stage, kinds in TECHNIQUES.items()}
+)  # type: ignore[call-overload]
+
+
+class Variants(Section):
+    """The models of conf/variants/: how each is made, by which stage, and which are evaluated."""
+
+    models: dict[Name, Technique]
+    stages: dict[Name, str]
+    rows: dict[Name, Literal["table", "sweep"]]
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """The parent of each model but the teacher."""
+        return {name: technique.parent for name, technique in self.models.items()}
+
+    def lineage(self, name: str) -> list[dict]:
+        """From the teacher to the model: `stage`, `name` and settings of each step."""
+        if name == "teacher":
+            return [{"stage": "teacher", "name": "teacher"}]
+        technique = self.models[name]
+        step = {"stage": self.stages[name], "name": name, **technique.model_dump(exclude_none=True)}
+        return [*self.lineage(technique.parent), step]
+
+    @property
+    def table(self) -> list[str]:
+        """The rows that are timed; the others are points of the pruning sweep."""
+        return [name for name, place in self.rows.items() if place == "table"]
+
+    @model_validator(mode="after")
+    def _models_exist(self):
+        names = ["teacher", *self.models]
+        for name in [*self.parents.values(), *self.rows]:
+            if name not in names:
+                raise ValueError(f"there is no model {name!r}; there are {', '.join(names)}")
+        if "teacher" not in self.table:
+            raise ValueError("rows must have 'teacher: table', which the others are compared with")
+        return self
+
+
+class Params(Sections):  # type: ignore[valid-type, misc]
+    data: Annotated[SampleData | Clinc150Data | FilesData, Field(discriminator="source")]
+    teacher: Teacher
+    variants: Variants
+    calibrate: Calibrate
+    evaluate: Evaluate
+    benchmark: Benchmark
+    load_test: LoadTest
+    select: Select
+    report: Report
+    launch: Launch
+    gate: Gate
+    search: Search
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _scenarios_are_rows(self):
+        for name, scenario in self.load_test.scenarios.items():
+            if scenario.model not in self.variants.rows:
+                raise ValueError(
+                    f"load_test.scenarios: {name} has model {scenario.model!r}, which is not in variants.rows"
+                )
+        return self
+
+
+def load(path: Path | str = "params.yaml") -> Params:
+    """Read and check a params file; a UserError names the key, its value and what is allowed."""
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path), throw_on_missing=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: run from the repository's root") from None
+    except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    return _checked(values, str(path))
+
+
+def compose(overrides: list[str]) -> Params:
+    """The params that `dvc exp run` would write with these overrides of conf/, checked likewise."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(str(Path("conf").resolve()), version_base=None):
+            config = compose("config", overrides=overrides)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from None
+    return _checked(values, "conf")
+
+
+def _checked(values, source: str) -> Params:
+    try:
+        if isinstance(values, dict) and isinstance(values.get("variants"), dict):
+            Sections.model_validate({stage: values[stage] for stage in TECHNIQUES if stage in values})
+            values = {**values, "variants": _variants(values)}
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_explain(error)}") from None
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _variants(values: dict) -> dict:
+    """The fields of Variants: each line with what it shares with the section of its stage."""
+    lines = values["variants"]
+    for key in lines:
+        if key not in (*TECHNIQUES, "rows"):
+            raise UserError(f"variants: no parameter {key!r} here; there are {', '.join(TECHNIQUES)}, rows")
+    models: dict[str, Technique] = {}
+    stages: dict[str, str] = {}
+    for stage, kinds in TECHNIQUES.items():
+        section = values.get(stage, {}) | {key: values[key] for key in ("seed",) if key in values}
+        for name, line in _table(lines.get(stage, {}), f"variants.{stage}").items():
+            place = f"variants.{stage}.{name}"
+            kind = _kind(kinds, _table(line, place), place)
+            if name in ("teacher", *models):
+                raise UserError(f"{place}: the name {name!r} is taken; give each model its own")
+            shared = {key: section[key] for key in kind.shared() if key in section}
+            try:
+                models[name] = kind.model_validate(shared | line)
+            except ValidationError as error:
+                key = error.errors()[0]["loc"][:1]
+                if set(key) & set(kind.shared()) - set(line):
+                    place = "" if key == ("seed",) else stage
+                raise UserError(_explain(error, place)) from None
+            stages[name] = stage
+    return {"models": models, "stages": stages, "rows": lines.get("rows")}
+
+
+def _table(value, place: str) -> dict:
+    if not isinstance(value, dict):
+        raise UserError(f"{place} is {value!r}: should be a table")
+    return value
+
+
+def _kind(kinds: list[type[Technique]], line: dict, place: str) -> type[Technique]:
+    """The class of settings for the line's `method`, or the only one."""
+    if len(kinds) == 1:
+        return kinds[0]
+    methods = {method: kind for kind in kinds for method in get_args(kind.model_fields["method"].annotation)}
+    if "method" not in line:
+        raise UserError(f"{place}.method is missing")
+    if line["method"] not in methods:
+        raise UserError(f"{place}.method is {line['method']!r}: should be one of {', '.join(methods)}")
+    return methods[line["method"]]
+
+
+def _explain(error: ValidationError, place: str = "") -> str:
+    first = error.errors()[0]
+    parts = [str(part) for part in first["loc"]]
+    for union in ("data", "student"):
+        if union in parts[:2]:
+            at = parts.index(union) + 1
+            del parts[at : at + 1]  # pydantic names the chosen class of a union there
+    key = ".".join([place, *parts] if place else parts)
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    if first["type"] == "value_error":
+        return f"{key}: {first['ctx']['error']}".removeprefix(": ")
+    if first["type"].startswith("union_tag"):
+        context = first["ctx"]
+        key += "." + context["discriminator"].strip("'")
+        if first["type"] == "union_tag_not_found":
+            return f"{key} is missing"
+        return f"{key} is {context['tag']!r}: should be one of {context['expected_tags']}"
+    return f"{key} is {first['input']!r}: {first['msg'].removeprefix('Input ')}".lstrip()

@@ -1,0 +1,33 @@
+"""Splits made by seed."""
+
+import random
+
+import pandas as pd
+
+from stages.core.errors import UserError
+
+
+def split_counts(total: int, test_fraction: float, validation_fraction: float) -> tuple[int, int]:
+    """How many of `total` go to test and to validation: of three or more, at least one each, and to train."""
+    test = max(1, round(total * test_fraction))
+    return test, max(1, min(round(total * validation_fraction), total - test - 1))
+
+
+def split(
+    table: pd.DataFrame, test_fraction: float, validation_fraction: float, seed: int
+) -> dict[str, pd.DataFrame]:
+    """Deal the rows out to train, validation and test, each intent in the same proportions."""
+    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for intent, rows in table.groupby("intent").indices.items():
+        if len(rows) < 3:
+            raise UserError(
+                f"intent {intent!r} has {len(rows)} distinct queries, and a split needs 3 at least: "
+                "add some, or give train, validation and test files"
+            )
+        rows = list(rows)
+        random.Random(f"{seed}/{intent}").shuffle(rows)
+        test, validation = split_counts(len(rows), test_fraction, validation_fraction)
+        parts["test"] += rows[:test]
+        parts["validation"] += rows[test : test + validation]
+        parts["train"] += rows[test + validation :]
+    return {name: table.iloc[sorted(rows)].reset_index(drop=True) for name, rows in parts.items()}

@@ -1,0 +1,44 @@
+"""The data as every stage after `download` sees it: data/<split>.parquet and data/labels.json."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from stages.core.atomic import replacing
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Intent names in the order of the class indices; `out_of_scope` is one of them or None."""
+
+    names: list[str]
+    out_of_scope: str | None
+
+    @property
+    def out_of_scope_id(self) -> int | None:
+        return None if self.out_of_scope is None else self.names.index(self.out_of_scope)
+
+
+def write(folder: Path | str, tables: dict[str, pd.DataFrame], labels: Labels) -> None:
+    """Write the splits: columns `text` and `intent` become `text` and `label`, the class index."""
+    index = {name: i for i, name in enumerate(labels.names)}
+    with replacing(folder) as scratch:
+        scratch.mkdir()
+        for split in SPLITS:
+            table = tables[split]
+            encoded = pd.DataFrame({"text": table["text"], "label": table["intent"].map(index)})
+            encoded.to_parquet(scratch / f"{split}.parquet", index=False)
+        (scratch / "labels.json").write_text(json.dumps(vars(labels), indent=2) + "\n")
+
+
+def read(split: str, folder: Path | str = "data") -> pd.DataFrame:
+    """One split, columns `text` (str) and `label` (int64)."""
+    return pd.read_parquet(Path(folder) / f"{split}.parquet")
+
+
+def read_labels(folder: Path | str = "data") -> Labels:
+    return Labels(**json.loads((Path(folder) / "labels.json").read_text()))

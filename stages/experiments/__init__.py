@@ -1,1 +1,0 @@
-"""Many runs of the pipeline: searches, sweeps, and how two commits compare."""

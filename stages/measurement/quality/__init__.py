@@ -1,0 +1,1 @@
+"""Accuracy, calibration and size: the same inputs give the same numbers."""

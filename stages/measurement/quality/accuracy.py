@@ -1,0 +1,49 @@
+"""Accuracy of intents, in scope and out of it."""
+
+import numpy as np
+
+from stages.measurement.quality.calibration import detection, expected_calibration_error
+from stages.runtime.calibration import NONE, Calibration
+
+
+def accuracies(answers: np.ndarray, labels: np.ndarray, out_of_scope: int | None) -> dict[str, float | None]:
+    """Shares of right `answers`, class indices of shape (queries,) as `labels`.
+
+    `accuracy` over all queries; `accuracy_in_scope` over those whose true label is in scope;
+    `oos_recall`, the share of out-of-scope queries recognised as such; `oos_precision`, the share of
+    queries answered "out of scope" that are. A share of no queries is None.
+    """
+    right = answers == labels
+    outside = labels == (-1 if out_of_scope is None else out_of_scope)
+    return {
+        "accuracy": float(right.mean()),
+        "accuracy_in_scope": _mean(right[~outside]),
+        "oos_recall": _mean(right[outside]),
+        "oos_precision": _mean(right[answers == (-1 if out_of_scope is None else out_of_scope)]),
+    }
+
+
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def measure(
+    logits: np.ndarray, labels: np.ndarray, out_of_scope: int | None, calibration: Calibration
+) -> dict[str, float | None]:
+    """All measures of `logits`, shape (queries, labels), against `labels`, (queries,).
+
+    `accuracies` of the plain argmax and, with the suffix `_calibrated`, of `calibration`;
+    `calibration_error`, the expected calibration error of the softmax, plain and tempered (`_calibrated`);
+    `auroc` and `fpr_at_95_recall` of the score that tells queries out of scope, if there is a threshold.
+    """
+    results = {}
+    for suffix, applied in (("", NONE), ("_calibrated", calibration)):
+        values = accuracies(applied.predict(logits), labels, out_of_scope)
+        values["calibration_error"] = expected_calibration_error(applied.probabilities(logits), labels)
+        results.update({key + suffix: value for key, value in values.items()})
+    if calibration.threshold is not None:
+        outside = labels == out_of_scope
+        if 0 < outside.sum() < len(outside):
+            scores = calibration.threshold.scores(logits / calibration.temperature)
+            results.update(detection(scores, outside))
+    return results

@@ -1,0 +1,122 @@
+"""From logits to probabilities that mean what they say, and to the queries that are out of scope.
+
+A calibration is fitted on the validation split alone: a temperature for the probabilities (Guo et
+al., 2017, arXiv:1706.04599, section 4.2), and a threshold on a score of how surely a query is in
+scope, under which the answer is "out of scope".
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from stages.runtime.calibration import SCORES, Calibration, Threshold, softmax
+
+Rule = Literal["balanced", "accuracy"]
+
+
+def fit(
+    logits: np.ndarray, labels: np.ndarray, out_of_scope: int | None, scores: Sequence[str], rule: Rule
+) -> Calibration:
+    """The calibration that does best on `logits`, shape (queries, labels), and `labels`, (queries,).
+
+    Of `scores`, the one kept is the one whose best threshold does best by `rule`: the mean of
+    in-scope accuracy and out-of-scope recall ("balanced"), or "accuracy" over all queries.
+    Without out-of-scope queries to learn from there is no threshold.
+    """
+    temperature = fit_temperature(logits, labels)
+    if out_of_scope is None or not 0 < (labels == out_of_scope).sum() < len(labels):
+        return Calibration(temperature, None)
+    candidates = [best_threshold(logits / temperature, labels, out_of_scope, s, rule) for s in scores]
+    return Calibration(temperature, max(candidates, key=lambda pair: pair[0])[1])
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
+    return -float(np.log(softmax(logits)[np.arange(len(labels)), labels] + 1e-30).mean())
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The T, between 1/20 and 20, that minimises the negative log likelihood of softmax(logits / T)."""
+    from scipy.optimize import minimize_scalar
+
+    minimum = minimize_scalar(
+        lambda log_t: negative_log_likelihood(logits / np.exp(log_t), labels),
+        bounds=(-np.log(20), np.log(20)),
+        method="bounded",
+    )
+    return float(np.exp(minimum.x))
+
+
+def best_threshold(
+    logits: np.ndarray, labels: np.ndarray, out_of_scope: int, score: str, rule: Rule
+) -> tuple[float, Threshold]:
+    """The best value of `rule` over all thresholds on `score`, and a threshold that reaches it.
+
+    Thresholds lie halfway between neighbouring scores; among equally good ones, the median.
+    """
+    values = SCORES[score](logits, out_of_scope)
+    outside = labels == out_of_scope
+    # Sorted by score, a threshold rejects the queries before it and accepts the rest.
+    order = np.argsort(values, kind="stable")
+    right = Threshold(out_of_scope, score, -np.inf).predict(logits) == labels
+    rejected = np.concatenate([[0], np.cumsum(outside[order])])
+    accepted = right.sum() - np.concatenate([[0], np.cumsum(right[order])])
+    if rule == "balanced":
+        value = (accepted / (~outside).sum() + rejected / outside.sum()) / 2
+    else:
+        value = (accepted + rejected) / len(labels)
+    edges = np.concatenate([[-np.inf], values[order], [np.inf]])
+    possible = edges[1:] > edges[:-1]
+    best = np.flatnonzero(possible & (value == value[possible].max()))
+    at = best[len(best) // 2]
+    low, high = edges[at], edges[at + 1]
+    if np.isinf(low) or np.isinf(high):
+        middle = high - 1.0 if np.isinf(low) else low + 1.0
+    else:
+        middle = (low + high) / 2
+        if values.dtype.type(middle) <= low:  # neighbouring floats
+            middle = high
+    return float(value[at]), Threshold(out_of_scope, score, float(middle))
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """The mean gap between confidence and accuracy over equal-width bins, weighted by their size.
+
+    `probabilities` of shape (queries, labels) (Guo et al., 2017, equation 3).
+    """
+    return float(
+        sum(
+            b["share"] * abs(b["accuracy"] - b["confidence"])
+            for b in reliability(probabilities, labels, bins)
+        )
+    )
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> list[dict[str, float]]:
+    """`confidence`, `accuracy` and `share` of all queries, for each bin of the top probability."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        {
+            "confidence": float(confidence[bin_of == b].mean()),
+            "accuracy": float(right[bin_of == b].mean()),
+            "share": float((bin_of == b).mean()),
+        }
+        for b in np.unique(bin_of)
+    ]
+
+
+def detection(scores: np.ndarray, outside: np.ndarray) -> dict[str, float]:
+    """How well `scores` tell queries in scope from those `outside` (bool), by scikit-learn's ROC.
+
+    `auroc`; `fpr_at_95_recall`, the share of in-scope queries rejected where 95% of those out of
+    scope are.
+    """
+    from sklearn.metrics import roc_auc_score, roc_curve
+
+    false_positives, recall, _ = roc_curve(outside, -scores, drop_intermediate=False)
+    return {
+        "auroc": float(roc_auc_score(outside, -scores)),
+        "fpr_at_95_recall": float(false_positives[np.argmax(recall >= 0.95)]),
+    }

@@ -1,0 +1,1 @@
+"""Latency, start and memory: ratios within interleaved rounds, since machines are noisy."""

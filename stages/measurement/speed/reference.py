@@ -1,0 +1,30 @@
+"""The model that the field starts from, as a shape: for latency and size, not for answers."""
+
+import shutil
+from pathlib import Path
+
+from stages.core import model_folder
+from stages.core.errors import UserError
+from stages.core.settings import BertShape
+
+NAME = "bert-base-shape"
+
+
+def write(folder: Path, teacher: Path, shape: BertShape) -> None:
+    """A BERT classifier of `shape` with unfit weights, and the labels and the tokenizer of `teacher`."""
+    from tokenizers import Tokenizer
+    from transformers import BertConfig, BertForSequenceClassification
+
+    known = Tokenizer.from_file(str(teacher / "tokenizer.json")).get_vocab_size()
+    if shape.vocab_size < known:
+        raise UserError(
+            f"benchmark.reference.vocab_size is {shape.vocab_size}: the teacher's tokenizer, which goes with "
+            f"it, has {known} pieces; set it to no fewer"
+        )
+    labels = model_folder.label_names(teacher)
+    config = BertConfig(
+        **shape.model_dump(), id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)}
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    for file in model_folder.TOKENIZER:
+        shutil.copyfile(teacher / file, folder / file)

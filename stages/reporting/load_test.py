@@ -1,0 +1,124 @@
+"""The load test as a table and a picture."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.ticker import LogLocator
+
+from stages.core.settings import LoadTest
+from stages.reporting.figures import save
+from stages.reporting.markdown import percent, table_of
+from stages.reporting.results import cpu
+
+
+def read() -> tuple[pd.DataFrame, pd.DataFrame, dict, dict]:
+    """What the stage `load_test` measured: the plan, the loads, the HTTP service, the machine."""
+    folder = Path("load_test")
+    plan = pd.read_csv(folder / "plan.csv", index_col="scenario")
+    service, machine = (json.loads((folder / f"{name}.json").read_text()) for name in ("service", "machine"))
+    return plan, pd.read_csv(folder / "loads.csv"), service, machine
+
+
+def markdown(plan: pd.DataFrame, loads: pd.DataFrame, service: dict, params: LoadTest, machine: dict) -> str:
+    columns = ["step", "model", "requests a second", "gain (range)", "p50 / p95 / p99, ms", "cache hits"]
+    columns += ["requests a second a core", "requests a day a core, millions", "cores"]
+    rows = []
+    for name, row in plan.iterrows():
+        gain = f"×{row['gain']:.1f} ({row['gain_low']:.1f}–{row['gain_high']:.1f})"
+        met = not pd.isna(row["per_core"])
+        rows.append(
+            [
+                str(name),
+                params.scenarios[str(name)].model,
+                f"{row['requests_per_second']:.0f}",
+                "–" if pd.isna(row["gain"]) else gain,
+                " / ".join(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")),
+                percent(row.get("hit_rate"), 0),
+                f"{row['per_core']:.0f}" if met else "none",
+                f"{row['per_core_and_day'] / 1e6:.1f}" if met else "–",
+                f"{row['cores']:,.0f}" if met else "–",
+            ]
+        )
+    workers = machine["workers"]
+    return table_of(
+        columns,
+        rows,
+        f"{workers} worker processes served at the same time, each on {cpu(machine)}. Requests a second are "
+        "those of all workers together, each asked again as soon as it has answered. p50, p95 and p99 are "
+        f"the latencies at {percent(plan['load'].iloc[0], 0)} of that rate, with requests that arrive at "
+        "random (Poisson), from arrival to answer. Each is the median over rounds; of fewer than 100 "
+        "requests in a round, p99 is nearly the longest.",
+        "Requests a second a core is the highest rate that was tried with a p99 within "
+        f"{params.p99_ms:g} ms. The cores are those that {params.requests_a_day:,.0f} requests a day need, "
+        f"at a peak of {params.peak_to_mean:g} times the mean, on cores as fast as these, without the cost "
+        "of HTTP. The traffic is the test queries, drawn by Zipf's law with exponent "
+        f"{machine['zipf_exponent']:.2f}. Where no model answers, the p99 on this machine is "
+        f"{machine['delays_ms']:.1f} ms.",
+        *noise(loads, params, machine),
+        f"The HTTP service with {workers} workers got {service['requests']:,} requests over a socket, good "
+        f"and bad ones mixed, from clients on the same cores. {service['workers_killed']} worker was killed "
+        f"on the way. {service['lost']} requests were lost and {service['wrong']} were answered wrongly. It "
+        f"answered {service['requests_per_second']:.0f} a second, with a p50 of {service['p50_ms']:.1f} ms "
+        f"and a p99 of {service['p99_ms']:.1f} ms.",
+        left=2,
+    )
+
+
+def noise(loads: pd.DataFrame, params: LoadTest, machine: dict) -> list[str]:
+    """A warning if the machine's own delays are near the limit, or if a higher load halves the p99."""
+    lines = []
+    if machine["delays_ms"] > params.p99_ms / 4:
+        lines.append(
+            "**Too noisy to conclude.** The machine's own delays are more than a quarter of the limit of "
+            f"{params.p99_ms:g} ms."
+        )
+    p99 = loads.sort_values("load").groupby("scenario", sort=False)["p99_ms"]
+    falls = p99.apply(lambda ms: (ms < ms.cummax() / 2).any())
+    if falls.any():
+        lines.append(
+            "**Too noisy to conclude.** At a higher load, the p99 of these scenarios is less than half of "
+            f"that at a lower load: {', '.join(falls[falls].index)}."
+        )
+    return lines
+
+
+def picture(plan: pd.DataFrame, loads: pd.DataFrame, params: LoadTest, path: Path) -> None:
+    """Throughput step by step, and how latency rises with load."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
+    colors = {name: f"C{i}" for i, name in enumerate(plan.index)}
+    rates = plan["requests_per_second"]
+    left.barh(range(len(plan)), rates, color=list(colors.values()))
+    for i, (_, row) in enumerate(plan.iterrows()):
+        label = f"{row['requests_per_second']:,.0f}"
+        label += "" if pd.isna(row["gain"]) else f" (×{row['gain']:.1f})"
+        label += "" if pd.isna(row["per_core"]) else f", {row['cores']:,.0f} cores"
+        left.text(row["requests_per_second"] * 1.08, i, label, va="center", fontsize=9)
+    left.set_yticks(range(len(plan)), list(plan.index))
+    left.invert_yaxis()
+    left.set_xscale("log")
+    left.set_xlim(rates.min() / 2, rates.max() * 40)
+    left.set_xlabel("requests a second, all workers (log scale)")
+    left.set_title(
+        f"Throughput, gain over the step before,\nand cores for {params.requests_a_day / 1e6:,.0f} million "
+        "requests a day",
+        fontsize=10,
+    )
+    for name, rows in loads.groupby("scenario", sort=False):
+        right.plot(rows["offered"], rows["p99_ms"], marker="o", color=colors[str(name)], label=name)
+    right.axhline(params.p99_ms, color="black", linestyle="--", linewidth=1)
+    right.annotate(f"limit, {params.p99_ms:g} ms", (0.01, params.p99_ms), (0, 3), va="bottom", ha="left",
+                   xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9)  # fmt: skip
+    right.set(xscale="log", yscale="log")
+    right.set_xlabel("requests a second a core (log scale)")
+    right.set_ylabel("99th percentile of latency, ms (log scale)")
+    right.set_title("Latency under load, requests arriving at random", fontsize=10)
+    right.grid(alpha=0.3)
+    right.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    for axes in (left, right):
+        axes.xaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter("")
+    save(figure, path)

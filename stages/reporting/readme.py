@@ -1,0 +1,56 @@
+"""README.md of a report: every table and picture, and how they were measured."""
+
+# The pictures of each section, and what they show.
+PICTURES = {
+    "Results": {"accuracy_latency": "Calibrated test accuracy against the latency of one query. Area: size."},
+    "Calibration": {"calibration": "Left: reliability. Right: out-of-scope queries by threshold."},
+    "Size": {"sizes": "Where the bytes are."},
+    "Load test": {"load_test": "Throughput step by step, and latency under load."},
+    "Pruning": {
+        "pruning": "Validation accuracy against the fraction of encoder weights removed.",
+        "sparsity": "The fraction of each encoder matrix that was removed.",
+        "weights": "The encoder weights that are left.",
+    },
+    "Quantization": {"quantization": "What int8 rounds off the encoder's weights."},
+    "Training": {"training": "Training loss and validation accuracy by epoch."},
+}
+METHOD = """Every model answers the same queries in one process, in rounds, in a random order within a
+round. A speed-up is the median over rounds of the ratio within a round, because a shared machine can be
+twice as slow a minute later. The intervals cover noise within one run; two runs differ by more.
+`bert-base-shape` has BERT-base's architecture and untrained weights, and is timed in the same rounds.
+"""
+TABLES = """| table | what |
+|---|---|
+| [results.csv](tables/results.csv) | all measures of each model |
+| [accuracy.csv](tables/accuracy.csv) | accuracy with intervals, and differences with p-values |
+| [right.csv](tables/right.csv) | which test queries each model has right (`intents compare` reads it) |
+| [domains.csv](tables/domains.csv) | accuracy in each domain |
+| [confusions.csv](tables/confusions.csv) | the most frequent mistakes of each model |
+| [latency.csv](tables/latency.csv) | all measures of time and memory |
+| [pruning.csv](tables/pruning.csv) | models with pruned weights: method, sparsity, accuracy |
+| [training.csv](tables/training.csv) | every epoch of every training |
+| [load_test.csv](tables/load_test.csv) | latency of each scenario at each load |
+| [load_test.json](tables/load_test.json) | the plan and the HTTP service |
+| [machine.json](tables/machine.json) | CPU and versions |
+"""
+
+
+def write(title: str, best: dict, sections: dict[str, str]) -> str:
+    """The text, with the `sections`' tables in Markdown; `best` is the recipe of models/best."""
+    rule = best["parameters"]
+    choice = (
+        f"The model to deploy, `models/best`, is **{best['parent']}**: among the models whose validation "
+        f"accuracy is at most {100 * rule['tolerance']:g} points below the teacher's, the "
+        f"{rule['objective']} one. Among those within a tenth of that one, the most accurate is taken."
+    )
+    parts = [f"# Results: {title}", choice, "The stage `report` writes this folder. Do not edit it by hand."]
+    for heading in dict.fromkeys([*sections, *PICTURES]):
+        parts.append(f"## {heading}")
+        for name, caption in PICTURES.get(heading, {}).items():
+            parts += [f"![{caption}](pictures/{name}.png)", caption]
+        if heading in sections:
+            parts.append(sections[heading].strip())
+        if heading == "Latency":
+            parts.append(METHOD.strip())
+    parts += ["## Tables", TABLES.strip()]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,29 @@
+"""Dynamic int8: weights quantized beforehand, activations with a scale of their own at each call."""
+
+import shutil
+from pathlib import Path
+
+
+def quantize(parent: Path, folder: Path, per_channel: bool, reduce_range: bool) -> None:
+    """Write the int8 model of `parent`, for torch or for ONNX Runtime, whichever `parent` runs on.
+
+    Weights are symmetric int8, with a scale for each output channel if `per_channel`, else for
+    each matrix. ONNX Runtime's embeddings are int8 too, torch's stay fp32. `reduce_range` keeps
+    the weights to 7 bits: without VNNI, x86's 8-bit dot product saturates on full ones (torch
+    always reduces them there).
+    """
+    if (parent / "model.onnx").exists():
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(
+            parent / "model.onnx",
+            folder / "model.onnx",
+            weight_type=QuantType.QInt8,
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+        )
+    else:
+        from stages.checkpoints import encoder, torch_int8
+
+        torch_int8.save(torch_int8.quantized(encoder.load(parent), per_channel), folder)
+    shutil.copyfile(parent / "config.json", folder / "config.json")

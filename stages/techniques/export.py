@@ -1,0 +1,69 @@
+"""ONNX export with dynamic shapes, and ONNX Runtime's graph optimisation for transformers."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from onnxruntime.transformers.optimizer import optimize_model
+from torch import nn
+
+from stages.checkpoints import encoder
+from stages.techniques.settings import Export
+
+
+class _Logits(nn.Module):
+    """The model as the graph should be: two inputs, one output."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+
+def apply(parent: Path, folder: Path, settings: Export | None = None) -> dict:
+    """Write the torch classifier in `parent` as folder/model.onnx, and its config.json.
+
+    Inputs `input_ids` and `attention_mask`, int64 of shape (batch, length), both dimensions
+    dynamic; output `logits`, float32 of shape (batch, labels). The optimiser fuses embeddings
+    with their layer norm, skip connections with theirs, and biases with GELU.
+    """
+    # Scaled-dot-product attention exports to twice the operators of the plain one.
+    model = encoder.load(parent, attn_implementation="eager")
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
+    file = str(folder / "model.onnx")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        torch.onnx.export(
+            _Logits(model),
+            (ids, torch.ones_like(ids)),
+            file,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            dynamic_shapes={"input_ids": shape, "attention_mask": shape},
+            external_data=False,
+            verbose=False,
+        )
+    optimized = optimize_model(
+        file,
+        model_type="bert",
+        num_heads=model.config.num_attention_heads,
+        hidden_size=model.config.hidden_size,
+        opt_level=0,
+    )
+    _clear_metadata(optimized.model.graph)
+    del optimized.model.metadata_props[:]
+    optimized.save_model_to_file(file)
+    model.config.save_pretrained(folder)
+    return {}
+
+
+def _clear_metadata(graph) -> None:
+    """Remove the exporter's stack traces, with this machine's paths: the same model gives the same file."""
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""

@@ -1,0 +1,193 @@
+"""The settings of the techniques, a class each, registered under the stage that applies it.
+
+A line of conf/variants/ gives the fields of its technique's class. A field that is SHARED may be left out:
+its value is then that of the section of params.yaml with the stage's name, or `seed` of the whole file.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from stages.core.section import Count, Fraction, Layers, Name, Positive, Section, Seed, Sparsity
+
+SHARED = Field(json_schema_extra={"shared": True})
+
+
+class Technique(Section):
+    """How one model is made of its parent, another model."""
+
+    parent: Name
+
+    @classmethod
+    def shared(cls) -> list[str]:
+        """The names of the fields that a line may leave to its section."""
+        return [name for name, field in cls.model_fields.items() if field.json_schema_extra]
+
+
+TECHNIQUES: dict[str, list[type[Technique]]] = {}
+Kind = TypeVar("Kind", bound=type[Technique])
+
+
+def technique(stage: str) -> Callable[[Kind], Kind]:
+    """Register a class of settings; where a stage has several, each has its own values of `method`."""
+
+    def register(kind: Kind) -> Kind:
+        TECHNIQUES.setdefault(stage, []).append(kind)
+        return kind
+
+    return register
+
+
+class Training(Section):
+    """Hyper-parameters of one training; `warmup` is a fraction of its steps."""
+
+    epochs: Count = SHARED
+    batch_size: Count = SHARED
+    learning_rate: Positive = SHARED
+    weight_decay: Annotated[float, Field(ge=0)] = SHARED
+    warmup: Annotated[float, Field(ge=0, lt=1)] = SHARED
+
+
+class Distillation(Training, Technique):
+    """A training on the teacher's logits; `alpha` weighs the true labels, `temperature` softens both."""
+
+    alpha: Fraction
+    temperature: Positive
+    seed: Seed = SHARED
+
+
+class TeacherLayers(Section):
+    """A student made of these layers of its parent, counted from 0."""
+
+    init: Literal["teacher-layers"]
+    layers: Layers
+    freeze_embeddings: bool
+
+
+class HubStudent(Section):
+    """A student that the hub has."""
+
+    init: Literal["hub"]
+    model: str
+    freeze_embeddings: bool
+
+
+@technique("distill")
+class Distill(Distillation):
+    """A line's own `layers` replace those of `student`."""
+
+    student: Annotated[TeacherLayers | HubStudent, Field(discriminator="init")] = SHARED
+    layers: Layers | None = None
+
+    @model_validator(mode="after")
+    def _layers_are_the_teachers(self):
+        if self.layers and self.student.init == "hub":
+            raise ValueError("a student from the hub has its own layers: remove `layers`")
+        return self
+
+
+class Pruning(Distillation):
+    """The sparsity rises from `begin` to `end`, fractions of the training."""
+
+    begin: Fraction = SHARED
+    end: Annotated[float, Field(gt=0, lt=1)] = SHARED
+    freeze_embeddings: bool = SHARED
+
+    @model_validator(mode="after")
+    def _begin_before_end(self):
+        if self.begin >= self.end:
+            raise ValueError(f"begin ({self.begin}) must be less than end ({self.end})")
+        return self
+
+
+@technique("prune")
+class MagnitudePruning(Pruning):
+    """`rounds` are the steps of the iterative method."""
+
+    method: Literal["magnitude-one-shot", "magnitude-iterative", "magnitude-gradual"]
+    sparsity: Sparsity
+    rounds: Count = SHARED
+
+
+class MovementPruning(Pruning):
+    """The scores of movement pruning are learned at a rate of their own."""
+
+    score_learning_rate: Positive = SHARED
+
+
+@technique("prune")
+class HardMovementPruning(MovementPruning):
+    """The weights with the lowest scores are pruned."""
+
+    method: Literal["movement-hard"]
+    sparsity: Sparsity
+
+
+@technique("prune")
+class SoftMovementPruning(MovementPruning):
+    """Weights whose score is under a `threshold` are pruned; the `penalty` decides how many."""
+
+    method: Literal["movement-soft"]
+    penalty: Positive
+    threshold: Annotated[float, Field(gt=0, lt=0.5)] = SHARED
+
+
+@technique("structured")
+class StructuredPruning(MovementPruning):
+    """`heads` and `feed_forward` are the fractions to remove of all heads and of all columns."""
+
+    heads: Sparsity
+    feed_forward: Sparsity
+    fine_tuning: Training = SHARED
+
+
+@technique("vocabulary")
+class VocabularyPruning(Technique):
+    """At least `vocab_size` WordPieces are kept, used or not.
+
+    A word with a dropped piece is split into other pieces; to `share`, the dropped piece is read as the
+    most similar one that stays. (A key called `size` would be left out of DVC's run-cache key.)
+    """
+
+    vocab_size: Annotated[int, Field(ge=0)]
+    share: bool = False
+
+
+class Int8Weights(Section):
+    """A scale for each output channel, or for each matrix; 7 bits in the reduced range, or 8."""
+
+    per_channel: bool = SHARED
+    reduce_range: bool = SHARED
+
+
+@technique("qat")
+class QuantizationAwareTraining(Int8Weights, Distillation):
+    """A distillation with the rounding of int8."""
+
+
+@technique("export")
+class Export(Technique):
+    """The ONNX export has no settings."""
+
+
+@technique("quantize")
+class DynamicInt8(Int8Weights, Technique):
+    """Activations get their scale at each call."""
+
+    method: Literal["dynamic"]
+
+
+@technique("quantize")
+class StaticInt8(Int8Weights, Technique):
+    """`ranges` is how the range of an activation follows from what `range_queries` training queries give."""
+
+    method: Literal["static"]
+    ranges: Literal["min-max", "percentile", "entropy"] = SHARED
+    range_queries: Count = SHARED
+    seed: Seed = SHARED
+
+
+@technique("pack")
+class Pack(Technique):
+    """Sparse storage has no settings."""

@@ -1,0 +1,1 @@
+"""Training: the loop with its checkpoints, the distillation loss, schedules, processes."""

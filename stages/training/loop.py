@@ -1,0 +1,160 @@
+"""What every training run shares: encoding, batches, arguments, checkpoints, history."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import datasets
+import evaluate
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import Tokenizer
+from torch.nn.utils.rnn import pad_sequence
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+
+from stages.core import processes
+from stages.techniques.settings import Training
+from stages.training import progress
+
+CHECKPOINTS = Path(".checkpoints")
+
+
+def encode(table: pd.DataFrame, model: Path, **columns: np.ndarray) -> list[dict]:
+    """The queries of `table` as training examples for the tokenizer of the folder `model`.
+
+    Each has `input_ids` (1-d int64 tensor), `labels` (int), and one row of each of `columns`,
+    arrays with a first dimension of len(table).
+    """
+    encodings = Tokenizer.from_file(str(model / "tokenizer.json")).encode_batch(table["text"].tolist())
+    rows = zip(encodings, table["label"].tolist(), *columns.values(), strict=True)
+    return [
+        {"input_ids": torch.tensor(encoding.ids), "labels": label, **dict(zip(columns, values, strict=True))}
+        for encoding, label, *values in rows
+    ]
+
+
+class PadToLongest:
+    """Collate examples into a batch as wide as its longest query."""
+
+    def __init__(self, pad_token_id: int):
+        self.pad_token_id = pad_token_id
+
+    def __call__(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        batch = {
+            key: torch.as_tensor(np.stack([example[key] for example in examples]))
+            for key in examples[0]
+            if key != "input_ids"
+        }
+        ids = [example["input_ids"] for example in examples]
+        batch["input_ids"] = pad_sequence(ids, batch_first=True, padding_value=self.pad_token_id)
+        lengths = torch.tensor([len(row) for row in ids])
+        batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
+        return batch
+
+
+def arguments(
+    training: Training, name: str, seed: int, kind: type[TrainingArguments] = TrainingArguments, **extra
+) -> TrainingArguments:
+    """`training` as arguments for a Hugging Face Trainer that makes models/<name>."""
+    return kind(
+        output_dir=str(CHECKPOINTS / name),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=processes.share(training.batch_size),
+        per_device_eval_batch_size=128,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        warmup_steps=training.warmup,
+        optim="adamw_torch_fused",
+        train_sampling_strategy="group_by_length",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        logging_strategy="epoch",
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_pin_memory=False,
+        use_cpu=not torch.accelerator.is_available(),  # or the Trainer overlooks torchrun's processes
+        bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+        seed=seed,
+        **extra,
+    )
+
+
+class Accuracy(evaluate.Metric):
+    """The share of right answers; `evaluate.load` would fetch this metric's script from the hub."""
+
+    def _info(self):
+        features = datasets.Features(dict.fromkeys(("predictions", "references"), datasets.Value("int64")))
+        return evaluate.MetricInfo(description=self.__doc__, citation="", features=features)
+
+    def _compute(self, predictions, references):
+        return {"accuracy": float(np.mean(np.equal(predictions, references)))}
+
+
+def metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """`compute_metrics` of a Trainer: cross entropy and accuracy over all labels.
+
+    The Trainer's own loss counts queries twice where processes share them unevenly.
+    """
+    logits, labels = torch.tensor(prediction.predictions), torch.tensor(prediction.label_ids)
+    accuracy = Accuracy(keep_in_memory=True).compute(predictions=logits.argmax(-1), references=labels)
+    return {"loss": float(torch.nn.functional.cross_entropy(logits, labels)), **accuracy}
+
+
+def fit(trainer: Trainer, identity: str) -> list[dict]:
+    """Train, from the last checkpoint of the same run if it was interrupted, and return the history.
+
+    A run is the same if its starting weights, training examples, arguments and `identity` are. The
+    history has one dict an epoch: `epoch`, `loss` (training), `eval_loss` and `eval_accuracy`
+    (validation), and what callbacks have logged.
+    """
+    if path := os.environ.get(processes.EPOCHS_FILE):
+        trainer.add_callback(progress.ReportEpochs(Path(path), Path(str(trainer.args.output_dir)).name))
+    folder = Path(str(trainer.args.output_dir))
+    marker = folder / "run"
+    run = _fingerprint(trainer, identity)
+    if processes.is_main() and (not marker.exists() or marker.read_text() != run):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        marker.write_text(run)
+    trainer.accelerator.wait_for_everyone()
+    # The Trainer writes a checkpoint's trainer_state.json last: without it, it is not whole.
+    whole = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime)
+    trainer.train(resume_from_checkpoint=str(whole[-1].parent) if whole else None)
+
+    history: dict[int, dict] = {}
+    for entry in trainer.state.log_history:
+        if "loss" in entry or "eval_loss" in entry:
+            kept = {k: v for k, v in entry.items() if not k.endswith(("_runtime", "_per_second"))}
+            history.setdefault(round(entry["epoch"]), {}).update(kept)
+    trainer.accelerator.wait_for_everyone()
+    if processes.is_main():
+        shutil.rmtree(folder)
+    return list(history.values())
+
+
+def _fingerprint(trainer, identity: str) -> str:
+    digest = hashlib.sha256(identity.encode())
+    for name, tensor in trainer.model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.numpy(force=True).tobytes())
+    for example in trainer.train_dataset:
+        for value in example.values():
+            digest.update(np.asarray(value).tobytes())
+    digest.update(trainer.args.to_json_string().encode())
+    return digest.hexdigest()
+
+
+@torch.inference_mode()
+def logits(model: PreTrainedModel, examples: list[dict], batch_size: int = 128) -> np.ndarray:
+    """The model's logits for each example, shape (len(examples), labels), float32, on its device."""
+    model.eval()
+    collate = PadToLongest(model.config.pad_token_id)
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
+    parts = []
+    for start in range(0, len(order), batch_size):
+        batch = collate([{"input_ids": examples[i]["input_ids"]} for i in order[start : start + batch_size]])
+        parts.append(model(**{k: v.to(model.device) for k, v in batch.items()}).logits.numpy(force=True))
+    return np.concatenate(parts)[np.argsort(order)]

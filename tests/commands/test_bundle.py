@@ -1,0 +1,130 @@
+import http.client
+import json
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from stages import runtime
+from stages.serving import soak
+
+NOT_NEEDED = [
+    "torch",
+    "transformers",
+    "onnx",
+    "pandas",
+    "scipy",
+    "sklearn",
+    "dvc",
+    "pydantic",
+    "omegaconf",
+    "hydra",
+]
+
+
+@pytest.fixture
+def bundled(models, intents):
+    intents("bundle", "--model", "models/student-ort", "--output", "bundled")
+    return Path("bundled").resolve()
+
+
+@pytest.fixture
+def blocked(tmp_path, monkeypatch):
+    """Every interpreter started from here on fails to import what is not needed."""
+    for name in NOT_NEEDED:
+        (tmp_path / "blocked").mkdir(exist_ok=True)
+        (tmp_path / "blocked" / f"{name}.py").write_text("raise ImportError(__name__ + ' is not needed')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "blocked"))
+
+
+def run(bundled, code):
+    """The output of another interpreter in the bundle."""
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=bundled, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_torch_is_blocked(bundled, blocked):
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run(bundled, "import torch")
+    assert "torch is not needed" in failed.value.stderr
+
+
+def test_it_has_all_that_it_needs(bundled, blocked):
+    code = "import stages.commands.serve, stages.serving.service; from stages import runtime; "
+    code += "print(stages.__file__); "
+    place, label = run(
+        bundled, code + "print(runtime.load('model').predict(['my balance'])[0].label)"
+    ).split()
+    assert Path(place) == bundled / "stages" / "__init__.py"
+    assert label == runtime.load("models/student-ort").predict(["my balance"])[0].label
+    assert {path.stem for path in (bundled / "stages" / "commands").glob("*.py")} == {
+        "__init__", "__main__", "serve",
+    }  # fmt: skip
+    assert not (bundled / "stages" / "core" / "settings.py").exists()
+
+
+def test_its_requirements_are_what_it_imports(bundled, blocked):
+    """Seen in an interpreter: every distribution that is imported is named, or needed by one that is."""
+    code = """
+import stages.checkpoints.sparse_storage, stages.commands.serve, stages.serving.service
+import uvicorn
+from uvicorn.loops.auto import auto_loop_factory
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from importlib import metadata
+from stages import runtime
+auto_loop_factory()
+runtime.load("model").predict(["my balance"])
+of = metadata.packages_distributions()
+print(*{name for module in [m for m in sys.modules if sys.modules[m]] for name in of.get(module, ())})
+"""
+    imported = {canonical(name) for name in run(bundled, code).split()} - {"intent-compressor", "setuptools"}
+    pins = dict(line.split("==") for line in (bundled / "requirements.txt").read_text().splitlines())
+    for name, version in pins.items():
+        assert metadata.version(name) == version
+    assert set(pins) <= imported <= closure(pins)
+
+
+def canonical(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def closure(names):
+    """`names`, and all that they require."""
+    closed, todo = set(), list(names)
+    while todo:
+        name = canonical(re.split(r"[^\w.-]", todo.pop())[0])
+        try:
+            required = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        if name not in closed:
+            closed.add(name)
+            todo += [line for line in required if "extra ==" not in line]
+    return closed
+
+
+def test_it_serves(bundled, blocked, monkeypatch):
+    """The service and its workers run the bundle's own code, as the working directory comes first."""
+    expected = runtime.load("models/student-ort").predict(["my balance"])[0].label
+    monkeypatch.chdir(bundled)
+    with soak.service(Path("model"), "--workers", "1") as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("POST", "/predict", b'{"text": "my balance"}')
+        answer = json.loads(connection.getresponse().read())
+    assert answer["label"] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "models/student"], "models/student is not an ONNX model"),
+        (["--model", "models/nowhere"], "models/nowhere is no model folder"),
+        (["--model", "models/student-ort", "--output", "models"], "models exists: remove it"),
+    ],
+)
+def test_what_cannot_be_bundled(models, intents, arguments, message):
+    assert message in intents("bundle", *arguments, fails=1)

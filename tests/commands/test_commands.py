@@ -1,0 +1,51 @@
+"""The console script as a whole."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from clone import ROOT
+
+from stages.commands import COMMANDS, main
+
+INTENTS = (sys.executable, "-m", "stages.commands")
+HEAVY = {"numpy", "pandas", "torch", "transformers", "onnxruntime", "pydantic", "optuna", "starlette"}
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy():
+    code = (
+        "import sys; from stages.commands import main; main(['--help'], standalone_mode=False); "
+        f"print('heavy:', *({HEAVY} & set(sys.modules)))"
+    )
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert text.splitlines()[-1].strip() == "heavy:"
+    assert [line.split()[0] for line in text.split("Commands:")[1].splitlines()[1:-1]] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_teaches_by_example(intents, name):
+    text = intents(name, "--help")
+    assert f"\n  intents {name} " in text or f"\n  intents {name}\n" in text
+    assert "..." not in main.get_command(None, name).get_short_help_str(60)
+
+
+def test_a_misspelt_option_is_an_error(intents):
+    assert "No such option" in intents("predict", "--modell", "x", fails=2)
+
+
+def test_ctrl_c_is_quiet(intents, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stages.runtime.load", interrupted)
+    assert intents("predict", "--model", "x", "hello", fails=130) == ""
+
+
+def test_a_reader_that_leaves_is_no_traceback(models):
+    command = f"yes 'my balance' | {' '.join(INTENTS)} predict --model models/student-ort | head -n 2"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr == ""

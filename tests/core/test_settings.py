@@ -1,0 +1,338 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from stages.core import settings
+from stages.core.errors import UserError
+from stages.techniques.settings import Distill, MagnitudePruning, SoftMovementPruning
+
+ROOT = Path(__file__).parents[2]
+REMOVED = object()
+ONE = {"name": "one", "model": "teacher"}
+MODELS = "teacher, fine-tuned, distilled, magnitude, soft-movement, "
+TOP = "distill, prune, structured, vocabulary, qat, export, quantize, pack, data, teacher, variants, "
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Load the repository's params.yaml with changes, e.g. load({"distill.alpha": 1.5})."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(changes):
+        values = yaml.safe_load((ROOT / "params.yaml").read_text())
+        for key, value in changes.items():
+            *sections, last = key.split(".")
+            inner = values
+            for section in sections:
+                inner = inner[section]
+            inner[last] = value
+            if value is REMOVED:
+                del inner[last]
+        Path("params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+        return settings.load()
+
+    return run
+
+
+def test_the_repository_s_params():
+    p = settings.load(ROOT / "params.yaml")
+    assert (p.data.source, p.seed) == ("sample", 0)
+    assert isinstance(p.data, settings.SampleData)
+    magnitude, distilled = (p.variants.models[name] for name in ("magnitude", "distilled"))
+    assert isinstance(magnitude, MagnitudePruning) and isinstance(distilled, Distill)
+    assert (magnitude.parent, magnitude.rounds, magnitude.batch_size) == ("distilled", 4, 48)
+    assert (distilled.student.layers, distilled.temperature, distilled.epochs) == ([0, 2, 5], 4.0, 5)
+    assert p.variants.parents["soft-movement-ort-int8-packed"] == "soft-movement-ort-int8"
+    assert p.variants.table[0] == "teacher"
+    assert p.variants.stages["soft-movement"] == "prune" and len(p.variants.models) > 20
+
+
+def test_the_sweep_is_not_in_the_table(load):
+    rows = {"distilled": "sweep", "magnitude": "table", "teacher": "table"}
+    p = load({"variants.rows": rows, "load_test.scenarios": [ONE]})
+    assert p.variants.table == ["magnitude", "teacher"]
+
+
+def test_a_line_replaces_what_it_shares_with_its_section(load):
+    line = {"parent": "distilled", "method": "movement-soft", "penalty": 50, "alpha": 0.1, "temperature": 4.0}
+    soft = load({"variants.prune.magnitude": line}).variants.models["magnitude"]
+    assert isinstance(soft, SoftMovementPruning)
+    assert (soft.penalty, soft.seed, soft.epochs) == (50.0, 0, 4)
+    assert "sparsity" not in soft.model_dump() and "rounds" not in soft.model_dump()
+    own = load({"variants.prune.magnitude": {**line, "epochs": 9, "seed": 7}}).variants.models["magnitude"]
+    assert (own.epochs, own.seed) == (9, 7)
+
+
+def test_a_lineage_starts_with_the_teacher(load):
+    steps = load({}).variants.lineage("distilled-ort-int8")
+    assert [step["stage"] for step in steps] == ["teacher", "distill", "export", "quantize"]
+    assert [step["name"] for step in steps] == ["teacher", "distilled", "distilled-ort", "distilled-ort-int8"]
+    assert (steps[1]["alpha"], steps[3]["method"]) == (0.1, "dynamic")
+
+
+def test_a_stage_without_models_may_be_left_out(load):
+    rows = {"teacher": "table"}
+    p = load({"variants.pack": REMOVED, "variants.rows": rows, "load_test.scenarios": [ONE]})
+    assert "pack" not in p.variants.stages.values()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("distill.alpha", 1.5, "distill.alpha is 1.5: should be less than or equal to 1"),
+        ("distill.alpha", -0.1, "distill.alpha is -0.1: should be greater than or equal to 0"),
+        ("distill.alpha", float("nan"), "distill.alpha is nan: should be a finite number"),
+        ("distill.alpha", True, "distill.alpha is True: should be a valid number"),
+        ("distill.temperature", 0, "distill.temperature is 0: should be greater than 0"),
+        ("distill.temperature", -1, "distill.temperature is -1: should be greater than 0"),
+        ("distill.temperature", float("inf"), "distill.temperature is inf: should be a finite number"),
+        ("distill.temperature", "4", "distill.temperature is '4': should be a valid number"),
+        ("distill.epochs", 0, "distill.epochs is 0: should be greater than or equal to 1"),
+        ("distill.epochs", 2.5, "distill.epochs is 2.5: should be a valid integer"),
+        ("distill.epochs", "10", "distill.epochs is '10': should be a valid integer"),
+        ("distill", None, "distill is None: should be a valid dictionary"),
+        ("distill", [1], "distill is [1]: should be a valid dictionary"),
+        ("prune.sparsity", 1.0, "prune.sparsity is 1.0: should be less than 1"),
+        ("prune.sparsity", -0.1, "prune.sparsity is -0.1: should be greater than or equal to 0"),
+        ("prune.begin", 0.7, "magnitude: begin (0.7) must be less than end (0.7)"),
+        ("prune.begin", 0.8, "magnitude: begin (0.8) must be less than end (0.7)"),
+        ("prune.threshold", 0.5, "prune.threshold is 0.5: should be less than 0.5"),
+        ("prune.rounds", 0, "prune.rounds is 0: should be greater than or equal to 1"),
+        ("structured.begin", 0.7, "structured: begin (0.7) must be less than end (0.7)"),
+        ("structured.heads", 1.0, "structured.heads is 1.0: should be less than 1"),
+        ("structured.feed_forward", -0.1, "structured.feed_forward is -0.1: should be greater than or equal"),
+        ("structured.fine_tuning.epochs", 0, "structured.fine_tuning.epochs is 0: should be greater than"),
+        ("qat.learning_rate", 0, "qat.learning_rate is 0: should be greater than 0"),
+        (
+            "quantize.ranges",
+            "mean",
+            "quantize.ranges is 'mean': should be 'min-max', 'percentile' or 'entropy'",
+        ),
+        ("quantize.range_queries", 0, "quantize.range_queries is 0: should be greater than or"),
+        ("calibrate.scores", [], "calibrate.scores is []: List should have at least 1 item"),
+        (
+            "calibrate.scores",
+            ["energy", "entropy"],
+            "calibrate.scores.1 is 'entropy': should be 'probability', 'energy' or 'margin'",
+        ),
+        ("calibrate.rule", "recall", "calibrate.rule is 'recall': should be 'balanced' or 'accuracy'"),
+        ("benchmark.batch_sizes", [], "benchmark.batch_sizes is []: List should have at least 1 item"),
+        ("benchmark.batch_sizes", [1, 0], "benchmark.batch_sizes.1 is 0: should be greater than or equal to"),
+        ("benchmark.starts", 0, "benchmark.starts is 0: should be greater than or equal to 1"),
+        (
+            "benchmark.reference.num_hidden_layers",
+            0,
+            "benchmark.reference.num_hidden_layers is 0: should be greater than or equal to 1",
+        ),
+        (
+            "benchmark.reference.hidden_size",
+            "768",
+            "benchmark.reference.hidden_size is '768': should be a valid integer",
+        ),
+        (
+            "benchmark.reference.hidden_size",
+            770,
+            "benchmark.reference: hidden_size (770) must be a multiple of num_attention_heads (12)",
+        ),
+        (
+            "benchmark.reference.layers",
+            12,
+            "benchmark.reference: no parameter 'layers' here; there are vocab_size, hidden_size, "
+            "num_hidden_layers, num_attention_heads, intermediate_size",
+        ),
+        ("benchmark.reference", None, "benchmark.reference is None: should be a valid dictionary"),
+        ("teacher.model", "???", "cannot be read: Missing mandatory value: model full_key: teacher.model"),
+        ("teacher.epochs", -1, "teacher.epochs is -1: should be greater than or equal to 0"),
+        ("seed", -1, "seed is -1: should be greater than or equal to 0"),
+        ("seed", 2**32, "seed is 4294967296: should be less than 4294967296"),
+        ("data.max_length", 7, "data.max_length is 7: should be greater than or equal to 8"),
+        ("data.test_fraction", 0.5, "data.test_fraction is 0.5: should be less than 0.5"),
+        ("data.path", None, "data.path is None: should be a valid string"),
+        ("distill.student.layers", [], "distill.student.layers is []: List should have at least 1 item"),
+        (
+            "distill.student.layers",
+            [0, -1],
+            "distill.student.layers.1 is -1: should be greater than or equal to 0",
+        ),
+        # misspelt
+        ("variants.distill.distilled.layers", [], "variants.distill.distilled.layers is []: "),
+        ("variants.distill.distilled.layers", [-1], "variants.distill.distilled.layers.0 is -1: "),
+        ("search.trials", 0, "search.trials is 0: should be greater than or equal to 1"),
+        ("search.space", {}, "search.space is {}: "),
+        (
+            "search.space.distill.alpha",
+            0.5,
+            "search.space.distill.alpha is 0.5: should be a valid dictionary",
+        ),
+        ("search.space.distill.alpha.low", 1.0, "low (1.0) must be less than high (1.0)"),
+        ("search.bounds.size_mb", -1.0, "search.bounds.size_mb is -1.0: should be greater than 0"),
+        ("load_test.scenarios", [ONE, ONE], "load_test.scenarios: the names one, one should differ"),
+        ("load_test.scenarios", {"one": {}}, "load_test.scenarios: should be a list of scenarios, each with"),
+        ("load_test.scenarios", [{**ONE, "model": "x"}], "load_test.scenarios: one has model 'x', which is"),
+        ("select.objective", "best", "select.objective is 'best': should be 'fastest' or 'smallest'"),
+        ("gate.accuracy", 2.0, "gate.accuracy is 2.0: should be less than or equal to 1"),
+        ("launch.command", "", "launch.command is '': "),
+        ("epochs", 3, f"no parameter 'epochs' here; there are {TOP}"),
+        (
+            "distill.epoch",
+            3,
+            "distill: no parameter 'epoch' here; there are epochs, batch_size, learning_rate, ",
+        ),
+        (
+            "variants.distill.distilled.alfa",
+            0.5,
+            "variants.distill.distilled: no parameter 'alfa' here; there are parent, epochs, ",
+        ),
+        (
+            "data.hub",
+            "clinc_oos",
+            "data: no parameter 'hub' here; there are path, out_of_scope, max_length, source, "
+            "queries_per_template, test_fraction, validation_fraction",
+        ),
+        (
+            "distill.student.model",
+            "x",
+            "distill.student: no parameter 'model' here; there are init, layers, freeze_embeddings",
+        ),
+        # unknown
+        ("data.source", "web", "data.source is 'web': should be one of 'sample', 'clinc150', 'files'"),
+        (
+            "distill.student.init",
+            "x",
+            "distill.student.init is 'x': should be one of 'teacher-layers', 'hub'",
+        ),
+        ("teacher.source", "x", "teacher.source is 'x': should be 'wheel' or 'hub'"),
+        ("variants.prune.magnitude.parent", "x", f"variants: there is no model 'x'; there are {MODELS}"),
+        ("variants.rows.x", "table", f"variants: there is no model 'x'; there are {MODELS}"),
+        ("variants.rows.distilled", "row", "variants.rows.distilled is 'row': should be 'table' or 'sweep'"),
+        (
+            "variants.prune.magnitude.method",
+            "magnitude",
+            "variants.prune.magnitude.method is 'magnitude': should be one of magnitude-one-shot, "
+            "magnitude-iterative, magnitude-gradual, movement-hard, movement-soft",
+        ),
+        (
+            "variants.quantize.distilled-ort-int8.method",
+            "x",
+            "variants.quantize.distilled-ort-int8.method is 'x': should be one of dynamic, static",
+        ),
+        (
+            "variants.quantize.distilled-ort-static.ranges",
+            "x",
+            "variants.quantize.distilled-ort-static.ranges is 'x': should be 'min-max', 'percentile' or",
+        ),
+        # of one technique's variants
+        (
+            "variants.prune.magnitude.sparsity",
+            1.0,
+            "variants.prune.magnitude.sparsity is 1.0: should be less",
+        ),
+        (
+            "variants.prune.magnitude.penalty",
+            1.0,
+            "variants.prune.magnitude: no parameter 'penalty' here; there are parent, epochs, ",
+        ),
+        (
+            "variants.prune.magnitude.method",
+            "movement-soft",
+            "variants.prune.magnitude: no parameter 'sparsity' here; there are parent, epochs, ",
+        ),
+        ("variants.prune.magnitude", None, "variants.prune.magnitude is None: should be a table"),
+        (
+            "variants.structured.structured.heads",
+            1,
+            "variants.structured.structured.heads is 1: should be less",
+        ),
+        ("variants.distill.distilled.seed", -1, "variants.distill.distilled.seed is -1: should be greater"),
+        (
+            "variants.vocabulary.vocabulary.vocab_size",
+            -1,
+            "variants.vocabulary.vocabulary.vocab_size is -1: should be",
+        ),
+        # missing
+        ("seed", REMOVED, "seed is missing"),
+        ("distill", REMOVED, "distill.epochs is missing"),
+        ("distill.epochs", REMOVED, "distill.epochs is missing"),
+        ("data.path", REMOVED, "data.path is missing"),
+        ("data.source", REMOVED, "data.source is missing"),
+        ("distill.student.layers", REMOVED, "distill.student.layers is missing"),
+        ("distill.student.init", REMOVED, "distill.student.init is missing"),
+        ("variants.prune.magnitude.sparsity", REMOVED, "variants.prune.magnitude.sparsity is missing"),
+        ("variants.prune.magnitude.method", REMOVED, "variants.prune.magnitude.method is missing"),
+        ("benchmark.reference", REMOVED, "benchmark.reference is missing"),
+        ("benchmark.reference.vocab_size", REMOVED, "benchmark.reference.vocab_size is missing"),
+        # the variants as a whole
+        ("variants.rows.teacher", REMOVED, "variants: rows must have 'teacher: table', which the others are"),
+        ("variants.rows.teacher", "sweep", "variants: rows must have 'teacher: table', which the others are"),
+        (
+            "variants.rows",
+            {},
+            "variants: rows must have 'teacher: table', which the others are compared with",
+        ),
+        ("variants.rows", ["teacher"], "variants.rows is ['teacher']: should be a valid dictionary"),
+        (
+            "variants.export.distilled",
+            {"parent": "teacher"},
+            "variants.export.distilled: the name 'distilled' is taken",
+        ),
+        (
+            "variants.export.teacher",
+            {"parent": "distilled"},
+            "variants.export.teacher: the name 'teacher' is taken",
+        ),
+        ("variants.export.A B", {"parent": "teacher"}, "'A B': String should match pattern"),
+    ],
+)
+def test_a_bad_value_is_one_line(load, key, value, message):
+    with pytest.raises(UserError) as caught:
+        load({key: value})
+    line = str(caught.value)
+    assert line.startswith("params.yaml")
+    assert message in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", "params.yaml cannot be read: while parsing a flow sequence"),
+        (b"seed: 1\nseed: 2", "params.yaml cannot be read: while constructing a mapping"),
+        (b"a: ${b", "params.yaml cannot be read: no viable alternative at input '${b'"),
+        (b"caf\xe9: 1", "params.yaml cannot be read: 'utf-8' codec can't decode byte 0xe9"),
+        (b"3", "params.yaml cannot be read: Invalid loaded object type: int"),
+        (b"", "params.yaml: data is missing"),
+        (b"- data\n- seed", "params.yaml: is ['data', 'seed']: should be a valid dictionary"),
+        (b"hello", f"params.yaml: no parameter 'hello' here; there are {TOP}"),
+    ],
+)
+def test_a_bad_file_is_one_line(tmp_path, monkeypatch, content, message):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        settings.load()
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^params.yaml is missing: run from the repository's root$"):
+        settings.load()
+
+
+def test_integers_and_short_exponents_are_numbers(load):
+    p = load({"distill.temperature": 4, "distill.alpha": 1, "teacher.weight_decay": 0})
+    assert p.distill.temperature == 4.0 and isinstance(p.distill.temperature, float)
+    text = Path("params.yaml").read_text()
+    for short, number in (("1e-4", 1e-4), ("2E-5", 2e-5)):
+        Path("params.yaml").write_text(text.replace("0.0003", short))
+        assert settings.load().distill.learning_rate == number
+
+
+def test_params_are_frozen(load):
+    p = load({})
+    for section, key in ((p, "seed"), (p.data, "path"), (p.variants.models["magnitude"], "sparsity")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(section, key, 0)

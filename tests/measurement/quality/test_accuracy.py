@@ -1,0 +1,93 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import special
+
+from stages.measurement.quality.accuracy import accuracies, measure
+from stages.measurement.quality.calibration import expected_calibration_error
+from stages.runtime.calibration import NONE, Calibration, Threshold
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "out_of_scope", "expected"),
+    [
+        # 0 is out of scope: 3 of 7 right; in scope 2 of 5; out of scope 1 of 2, of 3 answers of it
+        ([1, 2, 0, 1, 0, 2, 0], [1, 2, 1, 2, 0, 0, 1], 0, (3 / 7, 2 / 5, 1 / 2, 1 / 3)),
+        ([1, 1, 1, 0], [1, 1, 1, 1], 0, (0.75, 0.75, None, 0)),
+        ([0, 1], [0, 0], 0, (0.5, None, 0.5, 1)),
+        ([1, 1], [0, 1], 0, (0.5, 1, 0, None)),
+        ([0, 1, 2], [0, 1, 1], None, (2 / 3, 2 / 3, None, None)),
+    ],
+)
+def test_counted_by_hand(predictions, references, out_of_scope, expected):
+    result = accuracies(np.array(predictions), np.array(references), out_of_scope)
+    assert tuple(result.values()) == pytest.approx(expected)
+    assert list(result) == ["accuracy", "accuracy_in_scope", "oos_recall", "oos_precision"]
+
+
+def test_agrees_with_scikit_learn():
+    from sklearn.metrics import accuracy_score, precision_score, recall_score
+
+    rng = np.random.default_rng(0)
+    references = rng.integers(0, 5, 500)
+    predictions = np.where(rng.random(500) < 0.7, references, rng.integers(0, 5, 500))
+    result = accuracies(predictions, references, out_of_scope=3)
+    inside = references != 3
+    assert result["accuracy"] == pytest.approx(accuracy_score(references, predictions))
+    assert result["accuracy_in_scope"] == pytest.approx(
+        accuracy_score(references[inside], predictions[inside])
+    )
+    assert result["oos_recall"] == pytest.approx(
+        recall_score(references, predictions, labels=[3], average=None)[0]
+    )
+    assert result["oos_precision"] == pytest.approx(
+        precision_score(references, predictions, labels=[3], average=None)[0]
+    )
+
+
+# Of balance, out of scope, transfer.
+LOGITS = np.array([[3.0, 0, 1], [0, 1, 4], [1.0, 2, 0], [0.5, 1, 1.2], [2.0, 0, 2.5], [0, 5, 0.1]])
+LABELS = np.array([0, 2, 0, 1, 0, 1])
+
+
+def test_plain_and_calibrated():
+    """Plain, queries 2 and 5 are answered out of scope; by the threshold, 2, 3 and 5."""
+    # Energies 1.81, 2.13, 0.97, 1.13, 1.94 and 0.72.
+    fitted = Calibration(2.0, Threshold(1, "energy", 1.4))
+    assert measure(LOGITS, LABELS, 1, fitted) == pytest.approx(
+        {
+            "accuracy": 3 / 6,
+            "accuracy_in_scope": 2 / 4,
+            "oos_recall": 1 / 2,
+            "oos_precision": 1 / 2,
+            "calibration_error": expected_calibration_error(special.softmax(LOGITS, axis=1), LABELS),
+            "accuracy_calibrated": 4 / 6,
+            "accuracy_in_scope_calibrated": 2 / 4,
+            "oos_recall_calibrated": 1,
+            "oos_precision_calibrated": 2 / 3,
+            "calibration_error_calibrated": expected_calibration_error(
+                special.softmax(LOGITS / 2, axis=1), LABELS
+            ),
+            "auroc": 7 / 8,  # query 3, out of scope, is above query 2
+            "fpr_at_95_recall": 1 / 4,
+        }
+    )
+
+
+def test_without_a_threshold():
+    results = measure(LOGITS, LABELS, 1, Calibration(3.0, None))
+    plain = measure(LOGITS, LABELS, 1, NONE)
+    for key in ("accuracy", "accuracy_in_scope", "oos_recall", "oos_precision"):
+        assert results[key] == results[f"{key}_calibrated"] == plain[key]
+    assert results["calibration_error"] == plain["calibration_error_calibrated"]
+    assert results["calibration_error"] != results["calibration_error_calibrated"]
+    assert "auroc" not in results
+
+
+def test_nothing_out_of_scope_to_detect():
+    """A split without such queries, measured with the threshold of one that had some."""
+    results = measure(LOGITS, np.array([0, 2, 0, 0, 0, 2]), 1, Calibration(2.0, Threshold(1, "energy", 1.0)))
+    assert results["oos_recall_calibrated"] is None
+    assert results["oos_precision_calibrated"] == 0
+    json.dumps(results, allow_nan=False)

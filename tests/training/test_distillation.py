@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_distilbert
+
+from stages.training import loop
+from stages.training.distillation import DistillationTrainer, DistillationTrainingArguments, distillation_loss
+
+STUDENT = [[1.0, 2.0, -1.0], [0.5, 0.0, 0.3]]
+TEACHER = [[2.0, 1.0, 0.0], [-1.0, 0.2, 3.0]]
+LABELS = [1, 2]
+# distillation_loss at alpha 0.125 and T 7, computed with 50 decimal digits (Python's decimal).
+GOLDEN = 0.9604351771431933
+
+
+def double(rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def softmax(row, temperature):
+    powers = [np.exp(x / temperature) for x in row]
+    return [p / sum(powers) for p in powers]
+
+
+def by_hand(alpha, temperature):
+    """The loss written out in sums, without torch."""
+    total = 0.0
+    for student, teacher, label in zip(STUDENT, TEACHER, LABELS, strict=True):
+        hard = -np.log(softmax(student, 1)[label])
+        p, q = softmax(teacher, temperature), softmax(student, temperature)
+        soft = sum(pi * (np.log(pi) - np.log(qi)) for pi, qi in zip(p, q, strict=True))
+        total += alpha * hard + (1 - alpha) * temperature**2 * soft
+    return total / len(LABELS)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.125, 0.5, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 7.0])
+def test_loss_equals_the_sums(alpha, temperature):
+    loss = distillation_loss(double(STUDENT), double(TEACHER), torch.tensor(LABELS), alpha, temperature)
+    assert loss.item() == pytest.approx(by_hand(alpha, temperature), rel=1e-12)
+
+
+def test_golden_values():
+    arguments = double(STUDENT), double(TEACHER), torch.tensor(LABELS)
+    assert distillation_loss(*arguments, 0.125, 7.0).item() == pytest.approx(GOLDEN, rel=1e-12)
+    assert distillation_loss(*arguments, 0.125, 7.0, "sum").item() == pytest.approx(2 * GOLDEN, rel=1e-12)
+
+
+def test_a_student_like_its_teacher_has_no_soft_loss():
+    logits = torch.tensor(TEACHER)
+    assert distillation_loss(logits, logits, torch.tensor(LABELS), 0.0, 3.0).item() == pytest.approx(
+        0, abs=1e-6
+    )
+
+
+def test_soft_gradient_at_high_temperature_matches_logits():
+    """For T large the soft gradient tends to (z − v)/(n·N) of centred logits (Hinton 2015, equation 4)."""
+    student = double(STUDENT).requires_grad_()
+    distillation_loss(student, double(TEACHER), torch.tensor(LABELS), 0.0, 1e4).backward()
+    z, v = np.array(STUDENT), np.array(TEACHER)
+    expected = ((z - z.mean(1, keepdims=True)) - (v - v.mean(1, keepdims=True))) / z.size
+    np.testing.assert_allclose(student.grad, expected, atol=1e-4)
+
+
+def examples(count=24):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "input_ids": torch.tensor(rng.integers(5, 60, rng.integers(3, 10))),
+            "labels": int(rng.integers(3)),
+            "teacher_logits": rng.normal(size=3).astype(np.float32),
+        }
+        for _ in range(count)
+    ]
+
+
+def trainer(folder, rows, penalty=None, **arguments):
+    """Of a student without dropout; `penalty` is a function of its parameters, added to its loss."""
+    student = tiny_distilbert(dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0)
+    return DistillationTrainer(
+        student,
+        DistillationTrainingArguments(
+            output_dir=str(folder),
+            alpha=0.3,
+            temperature=2.0,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            seed=0,
+            **{
+                "num_train_epochs": 2,
+                "disable_tqdm": True,
+                "learning_rate": 1e-2,
+                "optim": "sgd",
+                "lr_scheduler_type": "constant",
+                "max_grad_norm": 0.0,
+                "logging_strategy": "epoch",
+                "save_strategy": "no",
+                **arguments,
+            },
+        ),
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=loop.PadToLongest(0),
+        compute_metrics=loop.metrics,
+        penalty=penalty and (lambda: penalty(student)),
+    )
+
+
+def squares(model):
+    return sum(p.square().sum() for p in model.parameters())
+
+
+@pytest.mark.parametrize("penalty", [None, squares])
+def test_gradient_accumulation_gives_the_same_weights(tmp_path, penalty):
+    """24 queries as one batch, or as 3 accumulated ones, the last one short: one gradient."""
+    weights = []
+    for size, steps in ((24, 1), (10, 3)):
+        run = trainer(
+            tmp_path,
+            examples(),
+            penalty,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+        )
+        run.train()
+        weights.append([p.detach().clone() for p in run.model.parameters()])
+    for one, accumulated in zip(*weights, strict=True):
+        torch.testing.assert_close(one, accumulated, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("penalty", "added"), [(None, 0), (lambda model: torch.tensor(2.5), 2.5)])
+def test_training_loss_is_the_loss(tmp_path, penalty, added):
+    """What the Trainer logs for a frozen model is distillation_loss over the whole set, and the penalty."""
+    run = trainer(
+        tmp_path, examples(), penalty, per_device_train_batch_size=8, learning_rate=0.0, num_train_epochs=1
+    )
+    run.train()
+    rows = examples()
+    logits = torch.from_numpy(loop.logits(run.model, rows))
+    teacher = torch.tensor(np.stack([row["teacher_logits"] for row in rows]))
+    labels = torch.tensor([row["labels"] for row in rows])
+    expected = distillation_loss(logits, teacher, labels, 0.3, 2.0).item()
+    assert run.state.log_history[0]["loss"] == pytest.approx(expected + added, rel=1e-4)
+
+
+def test_evaluation_needs_no_teacher(tmp_path):
+    rows = [{k: v for k, v in row.items() if k != "teacher_logits"} for row in examples()]
+    run = trainer(tmp_path, rows, squares)
+    metrics = run.evaluate()
+    logits = torch.from_numpy(loop.logits(run.model, rows))
+    labels = torch.tensor([row["labels"] for row in rows])
+    assert metrics["eval_loss"] == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-4
+    )
+    assert metrics["eval_accuracy"] == pytest.approx((logits.argmax(-1) == labels).float().mean().item())
