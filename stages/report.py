@@ -52,7 +52,7 @@ def main():
         write_json(scratch / "machine.json", machine)
 
     pruned = [name for name in points["model"] if name in rows]
-    dense = table["ancestor"][pruned[0]] if pruned else "teacher"
+    dense = "teacher" if points.empty else results.ancestor(points["model"][0], rows, p.variants.parents)
     profiles = {
         name: recipe["sparsity"]
         for name in dict.fromkeys([*rows, *points["model"]])

@@ -81,6 +81,25 @@ def shaken(model):
     return model
 
 
+def small_trainer(model, *callbacks, epochs, optimizer=None):
+    """A Trainer of `model` on random_rows, 5 steps an epoch."""
+    from transformers import Trainer
+
+    from stages.techniques.settings import Training
+    from stages.training import loop
+
+    hyper = Training(epochs=epochs, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
+    return Trainer(
+        model,
+        loop.arguments(hyper, "small", 0),
+        train_dataset=random_rows(),
+        eval_dataset=random_rows(8),
+        data_collator=loop.PadToLongest(0),
+        callbacks=list(callbacks),
+        optimizers=(optimizer, None),
+    )
+
+
 def saved(model, path):
     """The bytes of the model's state dict, by way of a file at `path`."""
     from safetensors.torch import save_file

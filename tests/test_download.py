@@ -1,7 +1,4 @@
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -185,18 +182,3 @@ def test_a_split_without_queries(download, empty):
     assert fails(download, "files", path="queries") == (
         f"error: queries has no queries for {empty}: add some, or correct data.path"
     )
-
-
-def test_the_command(tmp_path):
-    """What a user sees: one line, status 1, no traceback."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "stages.download"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 1
-    assert ran.stdout == ""
-    assert ran.stderr == "error: params.yaml is missing: run from the repository's root\n"
-    assert not (tmp_path / "data").exists()

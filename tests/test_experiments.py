@@ -123,17 +123,6 @@ def test_a_sweep_that_is_not_there(clone):
     )
 
 
-def test_distillation_on_two_processes(clone):
-    """What torchrun's processes share is done once: one model, one history, no checkpoint left."""
-    output = clone("dvc", "exp", "run", "-S", "experiment=tiny", "-S", "launch=torchrun", "distill@distilled")
-    assert "torchrun --standalone --nproc-per-node 2 -m stages.compress distill distilled" in output
-    (model,) = (clone.path / "models").glob("*distilled*")
-    recipe = json.loads((model / "recipe.json").read_text())
-    assert [epoch["epoch"] for epoch in recipe["history"]] == [1]
-    assert not list((clone.path / ".checkpoints").glob("*"))
-    clone("git", "checkout", "-q", ".")
-
-
 def test_the_worked_example(clone):
     """Its files and its patch, as they are printed, make a model, and the tests accept them."""
     readme = (ROOT / "stages" / "techniques" / "README.md").read_text()
@@ -185,7 +174,7 @@ def searched(clone, postgresql, tmp_path_factory):
     other = another(clone, tmp_path_factory.mktemp("other") / "clone")
     command = [
         *INTENTS, "search", "experiment=tiny", f"search.trials={TRIALS}",
-        f"search.storage={postgresql}", "search.git_remote=origin", "search.startup_trials=1",
+        f"search.storage='{postgresql}'", "search.git_remote=origin", "search.startup_trials=1",
         "search.warmup_epochs=0", "search.space.distill.epochs.low=1", "search.space.distill.epochs.high=2",
         "search.bounds.size_mb=100", "search.bounds.speedup=0.1",
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -194,10 +195,7 @@ def files(folder):
 
 def measured(project, **sections):
     """The stages teacher and evaluate of a teacher that is ready, the only row."""
-    defaults = {
-        "variants": {"rows": {"teacher": "table"}},
-        "load_test": {"scenarios": [ONE]},
-    }
+    defaults = {"variants": {"rows": {"teacher": "table"}}, "load_test": {"scenarios": [ONE]}}
     project(teacher=READY, **(defaults | sections))
     teacher.main()
     evaluate.main("teacher")
@@ -240,6 +238,19 @@ def test_what_scales_by_the_batch_is_evaluated_alone(project, monkeypatch):
     Path("models/teacher/recipe.json").write_text(json.dumps({**values, "scales_by_batch": True}))
     evaluate.main("teacher")
     assert set(sizes) == {1}
+
+
+def test_an_onnx_model_is_evaluated_without_torch(project, models):
+    variants = {
+        "export": {"student-ort": {"parent": "teacher"}},
+        "rows": {"teacher": "table", "student-ort": "sweep"},
+    }
+    project(variants={stage: {} for stage in TECHNIQUES} | variants, load_test={"scenarios": [ONE]})
+    code = "import sys; from stages import evaluate; evaluate.main('student-ort'); "
+    code += "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
+    assert Path("evaluations/student-ort/accuracy.json").exists()
 
 
 def test_data_without_an_out_of_scope_label(project):
@@ -308,7 +319,13 @@ def test_the_calibrated_model_is_timed_loaded_and_reported(project, capsys):
     )
     wrong = pd.read_csv(folder / "tables/confusions.csv")["queries"].sum()
     assert wrong == round(3 * (1 - fitted))
-    headline = json.loads((folder / "summary.json").read_text())
+    strict = {
+        path.name: json.loads(path.read_text(), parse_constant=pytest.fail) for path in folder.rglob("*.json")
+    }
+    assert "null" in (folder / "tables/load_test.json").read_text() and "load_test.json" in strict
+    links = re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text())
+    assert set(links) == {str(path.relative_to(folder)) for path in folder.glob("*/*")}
+    headline = strict["summary.json"]
     assert headline["teacher"]["accuracy_calibrated"] == pytest.approx(fitted, abs=1e-4)
     loaded = json.loads((folder / "tables/load_test.json").read_text())
     assert loaded["cached"]["hit_rate"] == 1  # of three queries

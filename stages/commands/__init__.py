@@ -33,6 +33,13 @@ class Commands(click.Group):
             sys.exit(130)
 
 
+def warn_if_uncalibrated(model: Path) -> None:
+    """Say in a line of standard error that a model folder has no out-of-scope threshold."""
+    if (model / "config.json").exists() and not (model / "calibration.json").exists():
+        text = "is not calibrated: it has no out-of-scope threshold; calibrated/<name> has one"
+        click.echo(f"note: {model} {text}", err=True)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def main():
     """Small and fast intent classifiers: use, serve, compare and search them."""

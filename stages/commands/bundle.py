@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from stages.commands import warn_if_uncalibrated
 from stages.core import model_folder
 from stages.core.atomic import replacing
 from stages.core.errors import UserError
@@ -54,6 +55,7 @@ def command(model: Path, output: Path):
     python -m stages.commands serve --model model
     """
     model_folder.label_names(model)
+    warn_if_uncalibrated(model)
     if not list(model.glob("model.onnx*")):
         raise UserError(f"{model} is not an ONNX model: choose one that was exported")
     if output.exists():

@@ -1,10 +1,12 @@
 """Name the intent of queries."""
 
 import json
+import sys
 from pathlib import Path
 
 import click
 
+from stages.commands import warn_if_uncalibrated
 from stages.core.errors import UserError
 
 
@@ -27,13 +29,14 @@ def command(model: Path, threads: int, query: str | None):
     from stages import runtime
 
     classifier = runtime.load(model, threads)
+    warn_if_uncalibrated(model)
     if query is not None:
         prediction = classifier.predict([query])[0]
         click.echo(f"{prediction.label} {prediction.score:.4f}")
         return
     try:
-        for line in click.get_text_stream("stdin", "utf-8", "strict"):
-            if text := line.strip():
+        for line in sys.stdin.buffer:  # as bytes, which are UTF-8 whatever the locale
+            if text := line.decode().strip():
                 prediction = classifier.predict([text])[0]
                 answer = {"text": text, "label": prediction.label, "score": round(prediction.score, 4)}
                 click.echo(json.dumps(answer, ensure_ascii=False))

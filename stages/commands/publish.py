@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from stages.commands import warn_if_uncalibrated
 from stages.core import model_folder
 from stages.core.atomic import replacing
 from stages.core.errors import UserError
@@ -33,6 +34,7 @@ def command(model: Path, output: Path, upload: str | None):
     from stages.core import settings
 
     model_folder.label_names(model)
+    warn_if_uncalibrated(model)
     p = settings.load()
     if output.exists():
         raise UserError(f"{output} exists: remove it, or name another --output")

@@ -11,12 +11,7 @@ from stages.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = (
-    "accuracy",
-    "accuracy_calibrated",
-    "accuracy_in_scope_calibrated",
-    "oos_recall_calibrated",
-)
+COLUMNS = ("accuracy", "accuracy_calibrated", "accuracy_in_scope_calibrated", "oos_recall_calibrated")
 
 
 def collect(folder: Path) -> "pd.DataFrame":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from stages.commands import warn_if_uncalibrated
 from stages.core.model_folder import label_names
 
 CORES = len(os.sched_getaffinity(0))
@@ -33,6 +34,7 @@ def command(model: Path, host: str, port: int, workers: int, queue: int, cache: 
     curl localhost:8000/predict -d '{"text": "what is my balance"}'
     """
     label_names(model)  # a clear error where there is no model
+    warn_if_uncalibrated(model)
 
     import uvicorn
 

@@ -19,7 +19,7 @@ COSTS = {"size_mb": "size, MB", "speedup": "speed-up over the teacher"}
 def collect(study: optuna.Study, search: Search) -> pd.DataFrame:
     """A row a trial.
 
-    Columns: `trial`, `experiment`, `state`, the settings searched, `validation_accuracy`, `size_mb`, `speedup`
+    Columns: `trial`, `experiment`, `state`, the settings drawn, `validation_accuracy`, `size_mb`, `speedup`
     over the teacher, `within` (the bounds), `best`. A pruned trial has no experiment, and its accuracy is
     that of its last epoch.
     """

@@ -34,7 +34,7 @@ def markdown(plan: pd.DataFrame, loads: pd.DataFrame, service: dict, params: Loa
                 params.scenarios[str(name)].model,
                 f"{row['requests_per_second']:.0f}",
                 "–" if pd.isna(row["gain"]) else gain,
-                " / ".join(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")),
+                "–" if pd.isna(row["p50_ms"]) else " / ".join(f"{row[f'p{p}_ms']:.1f}" for p in (50, 95, 99)),
                 percent(row.get("hit_rate"), 0),
                 f"{row['per_core']:.0f}" if met else "none",
                 f"{row['per_core_and_day'] / 1e6:.1f}" if met else "–",
@@ -48,8 +48,8 @@ def markdown(plan: pd.DataFrame, loads: pd.DataFrame, service: dict, params: Loa
         f"{workers} worker processes served at the same time, each on {cpu(machine)}. Requests a second are "
         "those of all workers together, each asked again as soon as it has answered. p50, p95 and p99 are "
         f"the latencies at {percent(plan['load'].iloc[0], 0)} of that rate, with requests that arrive at "
-        "random (Poisson), from arrival to answer. Each is the median over rounds; of fewer than 100 "
-        "requests in a round, p99 is nearly the longest.",
+        "random (Poisson), from arrival to answer. Each is the median over rounds and "
+        "workers. Of fewer than 100 requests in a round, p99 is nearly the longest.",
         "Requests a second a core is the highest rate that was tried with a p99 within "
         f"{params.p99_ms:g} ms. The cores are those that {params.requests_a_day:,.0f} requests a day need, "
         f"at a peak of {params.peak_to_mean:g} times the mean, on cores as fast as these, without the cost "

@@ -39,9 +39,10 @@ def write(title: str, best: dict, sections: dict[str, str]) -> str:
     """The text, with the `sections`' tables in Markdown; `best` is the recipe of models/best."""
     rule = best["parameters"]
     choice = (
-        f"The model to deploy, `models/best`, is **{best['parent']}**: among the models whose validation "
-        f"accuracy is at most {100 * rule['tolerance']:g} points below the teacher's, the "
-        f"{rule['objective']} one. Among those within a tenth of that one, the most accurate is taken."
+        f"The model to deploy is **{best['parent']}**, saved as `models/best`. It was chosen among the "
+        f"models whose validation accuracy is at most {100 * rule['tolerance']:g} points below the "
+        f"teacher's. It is the {rule['objective']} of them, or the most accurate of those within a tenth of "
+        f"the {rule['objective']}."
     )
     parts = [f"# Results: {title}", choice, "The stage `report` writes this folder. Do not edit it by hand."]
     for heading in dict.fromkeys([*sections, *PICTURES]):

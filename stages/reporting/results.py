@@ -222,9 +222,7 @@ def sizes_markdown(results: pd.DataFrame) -> str:
         parts = [*weights, sum(weights), tokenizer, row["size_mb"]]
         rows.append([_bold(name, row), *(f"{part:.2f}" for part in parts), percent(row["sparsity"])])
     text = table_of(
-        columns,
-        rows,
-        "MB of 2^20 bytes. *Weights* is the file of weights, the size that the book reports.",
+        columns, rows, "MB of 2^20 bytes. *Weights* is the file of weights, the size that the book reports."
     )
     packed = {str(name): recipe(str(name)).get("bytes") for name in results.index}
     formats = {name: sizes for name, sizes in packed.items() if sizes}

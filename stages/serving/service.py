@@ -114,8 +114,8 @@ class Service:
         try:
             texts, several = await texts_of(request)
             async with asyncio.timeout(ANSWER_SECONDS):
-                found = await self.answer(texts, request)
-            answers = [{"label": answer.label, "score": round(answer.score, 4)} for answer in found]
+                predictions = await self.answer(texts, request)
+            answers = [{"label": answer.label, "score": round(answer.score, 4)} for answer in predictions]
             content: dict = {"predictions": answers} if several else answers[0]
         except BadRequest as error:
             status, content = error.status, {"error": str(error)}

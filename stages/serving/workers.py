@@ -109,6 +109,7 @@ class Workers:
     async def start(self) -> None:
         """Return once all workers are ready; an OSError, if one cannot be started."""
         self.numbers = count()
+        # A heap by number: a job whose worker died is put back, and comes out before those that came later.
         self.queue: asyncio.PriorityQueue[Job] = asyncio.PriorityQueue()
         try:
             async with asyncio.TaskGroup() as group:

@@ -1,11 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    AlbertConfig,
-    AlbertForSequenceClassification,
-    AutoModelForSequenceClassification,
-)
+from transformers import AlbertConfig, AlbertForSequenceClassification, AutoModelForSequenceClassification
 
 from stages.checkpoints import encoder, sparse_storage
 from stages.core.errors import UserError
@@ -47,16 +43,8 @@ def test_linears_are_those_of_the_blocks(bert):
 
 
 def test_blocks_of_another_kind():
-    model = AlbertForSequenceClassification(
-        AlbertConfig(
-            vocab_size=60,
-            embedding_size=8,
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=4,
-            intermediate_size=32,
-        )
-    )
+    sizes = {"embedding_size": 8, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32}
+    model = AlbertForSequenceClassification(AlbertConfig(vocab_size=60, num_hidden_layers=1, **sizes))
     with pytest.raises(UserError, match=r"^the encoder is a albert: .* distilbert and bert$") as error:
         encoder.blocks(model)
     assert "\n" not in str(error.value)

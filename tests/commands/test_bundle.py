@@ -34,10 +34,11 @@ def bundled(models, intents):
 @pytest.fixture
 def blocked(tmp_path, monkeypatch):
     """Every interpreter started from here on fails to import what is not needed."""
+    folder = tmp_path / "blocked"
+    folder.mkdir()
     for name in NOT_NEEDED:
-        (tmp_path / "blocked").mkdir(exist_ok=True)
-        (tmp_path / "blocked" / f"{name}.py").write_text("raise ImportError(__name__ + ' is not needed')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "blocked"))
+        (folder / f"{name}.py").write_text("raise ModuleNotFoundError(__name__ + ' is not needed')")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
 def run(bundled, code):
@@ -70,6 +71,7 @@ def test_it_has_all_that_it_needs(bundled, blocked):
 def test_its_requirements_are_what_it_imports(bundled, blocked):
     """Seen in an interpreter: every distribution that is imported is named, or needed by one that is."""
     code = """
+import sys
 import stages.checkpoints.sparse_storage, stages.commands.serve, stages.serving.service
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory

@@ -140,18 +140,6 @@ def test_markdown(repository):
     assert any(line.startswith("1 more unchanged.") for line in lines)
 
 
-def test_a_report_of_before_there_were_intervals(repository):
-    table = pd.read_csv(FOLDER / "tables" / "results.csv")
-    table["speedup"] *= 2
-    table[["model", "accuracy", "speedup"]].to_csv(FOLDER / "tables" / "results.csv", index=False)
-    git("commit", "-qam", "without")
-    report(AFTER)
-    table = changes.collect(FOLDER, changes.commit("HEAD"), GATE).set_index(["model", "measure"])["verdict"]
-    assert table["better"].to_dict() == {
-        "accuracy": "unchanged", "accuracy_calibrated": "new", "size_mb": "new", "speedup": "within noise",
-    }  # fmt: skip
-
-
 def test_nothing_changed(repository):
     report(BEFORE)
     assert "Nothing has changed." in changes.markdown(FOLDER, changes.collect(FOLDER, repository, GATE))

@@ -5,8 +5,10 @@ import sys
 from dataclasses import asdict
 
 import pytest
+from click.testing import CliRunner
 from clone import ROOT
 
+from stages.commands import main
 from stages.core.atomic import write_json
 from stages.runtime.calibration import Calibration, Threshold
 
@@ -62,3 +64,9 @@ def test_bytes_that_are_not_utf8(models, locale):
     assert done.returncode == 1
     assert done.stderr.startswith(b"error: standard input is not UTF-8")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_model_without_calibration_is_said(models):
+    result = CliRunner().invoke(main, ["predict", "--model", "models/student", "my balance"])
+    assert result.stderr.startswith("note: models/student is not calibrated: ")
+    assert len(result.stderr.splitlines()) == 1

@@ -2,7 +2,6 @@ import json
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -114,17 +113,6 @@ def test_half_a_line_is_no_epoch(tmp_path):
     file.write_text(f"{line}\n{line[:-3]}")
     assert searches.epochs(file, "distilled") == {1: 0.5}
     assert searches.epochs(file, "another") == {}
-
-
-def test_a_training_reports_its_epochs(tmp_path):
-    """By the process that writes, and under the name of its model."""
-    from stages.training.progress import ReportEpochs
-
-    file = tmp_path / "epochs"
-    for main, epoch, accuracy in ((True, 1.0, 0.5), (False, 1.0, 0.4), (True, 1.9999, 0.7)):
-        state = SimpleNamespace(is_world_process_zero=main, epoch=epoch)
-        ReportEpochs(file, "distilled").on_evaluate(None, state, None, metrics={"eval_accuracy": accuracy})
-    assert searches.epochs(file, "distilled") == {1: 0.5, 2: 0.7}
 
 
 def test_what_is_searched_is_there():

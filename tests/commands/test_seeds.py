@@ -34,7 +34,3 @@ def test_one_report_has_no_spread(reports, intents):
         (reports / f"seed-{seed}" / "tables" / "results.csv").unlink()
     assert "has 1 seed-*/tables/results.csv" in intents("seeds", reports, fails=1)
     assert not (reports / "seeds.csv").exists()
-
-
-def test_no_folder(tmp_path, intents):
-    assert "has 0 seed" in intents("seeds", tmp_path / "nothing", fails=1)

@@ -86,14 +86,6 @@ def test_no_template_is_shared_by_two_splits(queries):
     assert explained == set(queries["text"][queries["intent"] != "oos"])
 
 
-def test_the_seed_decides():
-    first, again, other = load(0), load(0), load(1)
-    for split in first:
-        pd.testing.assert_frame_equal(first[split], again[split])
-        oos, other_oos = (set(t["text"][t["intent"] == "oos"]) for t in (first[split], other[split]))
-        assert oos != other_oos and len(oos) == len(other_oos)
-
-
 def test_queries_per_template(queries):
     one = pd.concat(load(queries_per_template=1).values())
     assert len(one) == len(TEMPLATES) + (queries["intent"] == "oos").sum()

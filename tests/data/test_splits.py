@@ -52,14 +52,6 @@ def test_every_intent_in_proportion_and_every_row_once():
     assert (joined["text"].str.split().str[0] == joined["intent"]).all()
 
 
-def test_the_seed_decides():
-    table = queries(SIZES)
-    first, again, other = (split(table, 0.2, 0.1, seed) for seed in (0, 0, 1))
-    for name in first:
-        pd.testing.assert_frame_equal(first[name], again[name])
-        assert set(first[name]["text"]) != set(other[name]["text"])
-
-
 def test_a_new_intent_moves_no_query_of_the_others():
     old = split(queries(SIZES), 0.2, 0.1, seed=0)
     new = split(queries({"alarm": 7} | SIZES), 0.2, 0.1, seed=0)

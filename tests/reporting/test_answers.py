@@ -122,13 +122,7 @@ def test_the_teacher_alone():
 
 
 TRUE = np.array([0, 0, 0, 1, 1, 2, 2, 2])
-GIVEN = pd.DataFrame(
-    {
-        "teacher": [0, 0, 1, 1, 1, 2, 2, 0],
-        "small": [2, 1, 2, 0, 2, 0, 1, 2],
-        "right": TRUE,
-    }
-)
+GIVEN = pd.DataFrame({"teacher": [0, 0, 1, 1, 1, 2, 2, 0], "small": [2, 1, 2, 0, 2, 0, 1, 2], "right": TRUE})
 
 
 def test_by_domain():

@@ -14,22 +14,7 @@ from stages.runtime.calibration import Calibration, Threshold
 pytestmark = pytest.mark.filterwarnings("error")
 
 ROWS = ["teacher", "small", "smaller"]
-MATRICES = [
-    "attention.q_lin",
-    "attention.k_lin",
-    "attention.v_lin",
-    "attention.out_lin",
-    "ffn.lin1",
-    "ffn.lin2",
-]
-BERT = [
-    "attention.self.query",
-    "attention.self.key",
-    "attention.self.value",
-    "attention.output.dense",
-    "intermediate.dense",
-    "output.dense",
-]
+MATRICES, BERT = encoder.LINEARS["distilbert"], encoder.LINEARS["bert"]
 LABELS = np.array([0, 1, 2, 3] * 50)
 RESULTS = pd.DataFrame(
     {

@@ -242,7 +242,3 @@ def test_what_a_client_that_left_had_asked_is_not_answered(model, expected):
 )
 def test_bad_options(intents, arguments, message):
     assert message in intents("serve", *arguments, fails=2)
-
-
-def test_no_model_to_serve(intents, tmp_path):
-    assert "nowhere is no model folder" in intents("serve", "--model", tmp_path / "nowhere", fails=1)

@@ -52,23 +52,6 @@ def test_per_channel_keeps_small_channels():
     assert error(0) <= 0.02 / 127 / 2 * 1.001
 
 
-@pytest.mark.parametrize(
-    ("symmetric", "reduce_range", "scale", "zero_point", "integers"),
-    [
-        (True, False, 4 / 127, 0, [-32, 0, 127]),
-        (True, True, 4 / 64, 0, [-16, 0, 64]),
-        (False, False, 5 / 255, 51, [0, 51, 255]),
-        (False, True, 5 / 127, 25, [0, 25, 127]),
-    ],
-)
-def test_by_hand(symmetric, reduce_range, scale, zero_point, integers):
-    values = np.array([-1, 0, 4], dtype=np.float32)
-    s, z = scale_and_zero_point(values, symmetric, reduce_range)
-    assert s == pytest.approx(scale)
-    assert z == zero_point
-    assert quantize(values, s, z).tolist() == integers
-
-
 @pytest.mark.parametrize("values", [[3.0, 5.0], [-5.0, -3.0]])
 def test_affine_range_takes_in_zero(values):
     scale, zero_point = scale_and_zero_point(np.array(values, dtype=np.float32), symmetric=False)

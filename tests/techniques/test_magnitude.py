@@ -1,12 +1,12 @@
 import pytest
 import torch
-from conftest import check_that_it_resumes, random_rows
-from transformers import Trainer, TrainerCallback
+from conftest import check_that_it_resumes, small_trainer
+from transformers import TrainerCallback
 
 from stages.checkpoints import encoder
 from stages.techniques.distill import from_teacher_layers
 from stages.techniques.magnitude import Magnitude
-from stages.techniques.settings import MagnitudePruning, Training
+from stages.techniques.settings import MagnitudePruning
 from stages.training import loop
 from stages.training.schedules import scheduled
 
@@ -51,15 +51,7 @@ def trainer(bert, schedule, *callbacks, every, epochs):
         method=schedule, sparsity=0.875, begin=0.25, end=0.75, rounds=3
     )
     pruning = Magnitude(student, settings, every)
-    hyper = Training(epochs=epochs, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
-    return Trainer(
-        student,
-        loop.arguments(hyper, "pruned", 0),
-        train_dataset=random_rows(),
-        eval_dataset=random_rows(8),
-        data_collator=loop.PadToLongest(0),
-        callbacks=[pruning, *callbacks],
-    )
+    return small_trainer(student, pruning, *callbacks, epochs=epochs)
 
 
 class Watch(TrainerCallback):

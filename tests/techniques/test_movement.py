@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import check_that_it_resumes, random_rows
+from conftest import check_that_it_resumes, random_rows, small_trainer
 from torch import nn
-from transformers import Trainer
 
 from stages.checkpoints import encoder
 from stages.techniques import masks, movement
 from stages.techniques.distill import from_teacher_layers
-from stages.techniques.settings import MovementPruning, Training
+from stages.techniques.settings import MovementPruning
 from stages.training import loop
 from stages.training.distillation import DistillationTrainer, DistillationTrainingArguments
 
@@ -97,16 +96,8 @@ def hard_trainer(bert, *callbacks, epochs=3, every=4):
     torch.manual_seed(7)
     student = from_teacher_layers(bert, [0, 2])
     pruning = movement.HardMovement(student, 0.75, 0.1, 0.6, every)
-    hyper = Training(epochs=epochs, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
-    return Trainer(
-        student,
-        loop.arguments(hyper, "pruned", 0),
-        train_dataset=random_rows(),
-        eval_dataset=random_rows(8),
-        data_collator=loop.PadToLongest(0),
-        callbacks=[pruning, *callbacks],
-        optimizers=(optimizer(student, 1e-3, 0.01, 0.05), None),
-    )
+    scores = optimizer(student, 1e-3, 0.01, 0.05)
+    return small_trainer(student, pruning, *callbacks, epochs=epochs, optimizer=scores)
 
 
 def test_hard_movement_while_training(bert, tmp_path, monkeypatch):

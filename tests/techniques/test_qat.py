@@ -2,16 +2,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import random_rows, shaken
+from conftest import random_rows, shaken, small_trainer
 from torch import nn
-from transformers import Trainer
 
 from stages.checkpoints import encoder
 from stages.runtime.onnx_session import OnnxSession
 from stages.techniques import dynamic_int8, export, masks, qat
 from stages.techniques.distill import from_teacher_layers
 from stages.techniques.int8 import dequantize, quantize, scale_and_zero_point
-from stages.techniques.settings import Training
 from stages.training import loop
 from stages.training.distillation import KeepZeros
 
@@ -72,16 +70,7 @@ def model(kind, bert):
 
 def train(made, *callbacks):
     """10 steps."""
-    hyper = Training(epochs=2, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
-    run = Trainer(
-        made,
-        loop.arguments(hyper, "qat", 0),
-        train_dataset=random_rows(),
-        eval_dataset=random_rows(8),
-        data_collator=loop.PadToLongest(0),
-        callbacks=list(callbacks),
-    )
-    loop.fit(run, "")
+    loop.fit(small_trainer(made, *callbacks, epochs=2), "")
 
 
 def weights(made, kind):

@@ -238,43 +238,6 @@ def test_is_quiet(exported, tmp_path, capfd, caplog):
     assert logging.getLogger().level == level
 
 
-def test_by_hand(exported, tmp_path):
-    """A graph of one look-up, not fused with a layer norm, and one product, step by step in numpy."""
-    rng = np.random.default_rng(0)
-    words, weight = (rng.normal(size=shape).astype(np.float32) for shape in [(60, 16), (16, 3)])
-    nodes = [
-        onnx.helper.make_node("Gather", ["words", "input_ids"], ["embedded"], name="look-up"),
-        onnx.helper.make_node("MatMul", ["embedded", "weight"], ["products"], name="product"),
-        onnx.helper.make_node("ReduceMax", ["products", "axis"], ["logits"], name="pooling", keepdims=0),
-    ]
-    inputs = [
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ["batch", "length"])
-        for name in ("input_ids", "attention_mask")
-    ]
-    output = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["batch", 3])
-    constants = [("words", words), ("weight", weight), ("axis", np.array([1]))]
-    initializers = [onnx.numpy_helper.from_array(value, name) for name, value in constants]
-    made = onnx.helper.make_graph(nodes, "hand-made", inputs, [output], initializers)
-    parent = shutil.copytree(exported / "student-ort", tmp_path / "parent")
-    opsets = [onnx.helper.make_opsetid("", 20)]
-    onnx.save(onnx.helper.make_model(made, opset_imports=opsets, ir_version=10), parent / "model.onnx")
-
-    measured = convert(parent, tmp_path / "int8")
-    assert measured == {"range_queries": 20, "quantized_nodes": 1, "float_nodes": 0}
-    tokenizer = Tokenizer.from_file(str(parent / "tokenizer.json"))
-
-    def through(values, mapping):
-        return int8.dequantize(int8.quantize(values, *mapping), *mapping)
-
-    embeddings = through(words, int8.scale_and_zero_point(words, symmetric=False))
-    rounded = through(weight, int8.scale_and_zero_point(weight, True, True, axis=1))
-    for text in QUERIES:
-        embedded = embeddings[tokenizer.encode(text).ids]
-        np.testing.assert_allclose(
-            load(tmp_path / "int8").logits([text])[0], (embedded @ rounded).max(axis=0), atol=1e-5
-        )
-
-
 def test_no_matrix_stays_float(static):
     matrices = [v for v in tensors(static()).values() if v.dtype == np.float32 and v.ndim == 2]
     assert not [matrix.shape for matrix in matrices if min(matrix.shape) > 1]

@@ -1,16 +1,15 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_rows, shaken, word_tokenizer
+from conftest import random_rows, shaken, small_trainer, word_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import Trainer
 
 from stages.checkpoints import encoder, torch_int8
 from stages.runtime import load
 from stages.techniques import dynamic_int8, export, masks, structured
 from stages.techniques.distill import from_teacher_layers
-from stages.techniques.settings import MovementPruning, Training
+from stages.techniques.settings import MovementPruning
 from stages.training import loop
 
 QUERIES = ["send money to my car", "rent a car in w20", "my balance", "w33 w44 w55"]
@@ -129,17 +128,8 @@ def test_best(scores, share):
 
 def train(student, pruning, epochs):
     """5 steps an epoch."""
-    hyper = Training(epochs=epochs, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
-    run = Trainer(
-        student,
-        loop.arguments(hyper, "structured", 0),
-        train_dataset=random_rows(),
-        eval_dataset=random_rows(8),
-        data_collator=loop.PadToLongest(0),
-        callbacks=[pruning],
-        optimizers=(masks.optimizer(student, OPTIMIZER), None),
-    )
-    return loop.fit(run, "")
+    optimizer = masks.optimizer(student, OPTIMIZER)
+    return loop.fit(small_trainer(student, pruning, epochs=epochs, optimizer=optimizer), "")
 
 
 def test_training_reaches_the_shares(bert, tmp_path, monkeypatch):

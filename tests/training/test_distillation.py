@@ -116,11 +116,7 @@ def test_gradient_accumulation_gives_the_same_weights(tmp_path, penalty):
     weights = []
     for size, steps in ((24, 1), (10, 3)):
         run = trainer(
-            tmp_path,
-            examples(),
-            penalty,
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=steps,
+            tmp_path, examples(), penalty, per_device_train_batch_size=size, gradient_accumulation_steps=steps
         )
         run.train()
         weights.append([p.detach().clone() for p in run.model.parameters()])

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,6 +8,8 @@ from conftest import random_rows, saved, stop_after
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Trainer, TrainerCallback
 
+from stages.commands import study
+from stages.core import processes
 from stages.techniques.distill import from_teacher_layers
 from stages.techniques.settings import Training
 from stages.training import loop
@@ -130,3 +134,11 @@ def test_logits_do_not_depend_on_the_batch(bert):
     alone = loop.logits(bert, random_rows(), batch_size=1)
     assert together.shape == (40, 3)
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_search_sees_the_epochs(bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(processes.EPOCHS_FILE, "epochs")
+    history = loop.fit(trainer(bert), "a test")
+    expected = {entry["epoch"]: entry["eval_accuracy"] for entry in history}
+    assert study.epochs(Path("epochs"), "student") == expected
