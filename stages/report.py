@@ -46,13 +46,14 @@ def main():
         latency.to_csv(scratch / "latency.csv", float_format="%.4f")
         curves.to_csv(scratch / "training.csv", index=False, float_format="%.4f")
         points.to_csv(scratch / "pruning.csv", index=False, float_format="%.4f")
-        loads.to_csv(scratch / "load_test.csv", index=False)
+        loads.to_csv(scratch / "load_test.csv", index=False, float_format="%.4f")
         steps = json.loads(plan.to_json(orient="index"))
         write_json(scratch / "load_test.json", {**steps, "service": service, "machine": load_machine})
         write_json(scratch / "machine.json", machine)
 
     pruned = [name for name in points["model"] if name in rows]
-    dense = "teacher" if points.empty else results.ancestor(points["model"][0], rows, p.variants.parents)
+    origin = None if points.empty else results.ancestor(points["model"][0], rows, p.variants.parents)
+    dense = origin or "teacher"
     profiles = {
         name: recipe["sparsity"]
         for name in dict.fromkeys([*rows, *points["model"]])

@@ -168,7 +168,7 @@ TRIALS = 3
 @pytest.fixture(scope="module")
 def searched(clone, postgresql, tmp_path_factory):
     """Two workers in two clones, at once, the teacher pushed before they start; what each printed."""
-    assert "teacher" not in ran(clone("dvc", "exp", "run", "-S", "experiment=tiny", "teacher"))
+    clone("dvc", "exp", "run", "-S", "experiment=tiny", "teacher")
     clone("dvc", "push", "--run-cache")
     (clone.path / "dvc.lock").unlink()
     other = another(clone, tmp_path_factory.mktemp("other") / "clone")

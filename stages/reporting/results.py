@@ -119,10 +119,9 @@ def markdown(results: pd.DataFrame, machine: dict) -> str:
 def cpu(machine: dict) -> str:
     """The CPU of a machine.json, with the instruction sets that int8 depends on."""
     sets = ", ".join(machine["int8_instructions"]) or "none"
-    return (
-        f"{machine['threads']} thread(s) of a machine with {machine['cores']} cores ({machine['cpu']}; "
-        f"instruction sets for int8: {sets})"
-    )
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    cpu = f"{machine['cpu']}; instruction sets for int8: {sets}"
+    return f"{threads} of a machine with {machine['cores']} cores ({cpu})"
 
 
 def _costs(row: pd.Series) -> list[str]:

@@ -168,7 +168,7 @@ def test_latency_markdown(outputs):
         "| small | 2.00 | 3.00 | 4.00 | ×5.0 (4.8–5.2) | ×20.0 (19.0–21.0) | 2.00 (4.00) | 1.00 (1.50) "
         "| ×1.10 | 3.00 | 200 |"
     )
-    assert "1 thread(s) of a machine with 2 cores (a CPU; instruction sets for int8: avx2)" in text
+    assert "1 thread of a machine with 2 cores (a CPU; instruction sets for int8: avx2)" in text
     assert "python 3.11.9, torch 2.13.0, onnxruntime 1.32.0" in text
 
 
