@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from stages.core import model_folder, settings
+from stages.core.atomic import write_json
 
 ROOT = Path(__file__).parents[2]
 NAME = "distilled-ort-int8"
@@ -21,6 +22,7 @@ def best(models, tmp_path, monkeypatch):
     shutil.copyfile(ROOT / "params.yaml", "params.yaml")
     shutil.copytree(models / "student-ort", "models/best", dirs_exist_ok=True)
     model_folder.write_recipe(Path("models/best"), NAME, "select", {})
+    write_json("models/best/calibration.json", {"temperature": 1.0, "threshold": None})
     row = {"accuracy": 0.8591, "accuracy_calibrated": 0.9156, "size_mb": 17.6, "speedup": 10.2}
     tables = Path("metrics/sample/tables")
     tables.mkdir(parents=True)
