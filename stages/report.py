@@ -18,7 +18,7 @@ def main():
     rows = p.variants.table
     folder = Path(p.report.folder)
     best = model_folder.recipe(model_folder.MODELS / "best")
-    table = results.collect(rows, p.variants.parents)
+    table = results.collect(rows, best["parents"])
     table["best"] = table.index == best["parent"]
     latency = results.timed()
     curves = results.training_curves(rows)
@@ -52,7 +52,7 @@ def main():
         write_json(scratch / "machine.json", machine)
 
     pruned = [name for name in points["model"] if name in rows]
-    origin = None if points.empty else results.ancestor(points["model"][0], rows, p.variants.parents)
+    origin = None if points.empty else results.ancestor(points["model"][0], rows, best["parents"])
     dense = origin or "teacher"
     profiles = {
         name: recipe["sparsity"]

@@ -13,11 +13,12 @@ def main():
     from stages.core.atomic import replacing
     from stages.reporting import results, selection
 
-    name = selection.choose(results.collect(p.variants.table, p.variants.parents), p.select)
-    lineage = p.variants.lineage(name)
+    parents = p.variants.parents  # kept for the report, which so depends on no variant's settings
+    name = selection.choose(results.collect(p.variants.table, parents), p.select)
+    measures = {"lineage": p.variants.lineage(name), "parents": parents}
     with replacing(model_folder.MODELS / "best") as scratch:
         shutil.copytree(model_folder.CALIBRATED / name, scratch)
-        model_folder.write_recipe(scratch, name, "select", p.select.model_dump(), lineage=lineage)
+        model_folder.write_recipe(scratch, name, "select", p.select.model_dump(), **measures)
 
 
 if __name__ == "__main__":
