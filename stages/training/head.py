@@ -1,0 +1,29 @@
+"""A classification head fitted before fine-tuning."""
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from stages.training import loop
+
+
+def fit(model: PreTrainedModel, examples: list[dict]) -> None:
+    """Set the last linear layer of `model` to the logistic regression of its features of the `examples`.
+
+    Fine-tuning from there ("LP-FT", Kumar et al., 2022, arXiv:2202.10054) needs half the epochs of a random
+    head here, and distorts the encoder less. Labels that no example has keep their weights.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    name, head = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)][-1]
+    place, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(place), attribute, torch.nn.Identity())
+    features = loop.logits(model, examples)
+    setattr(model.get_submodule(place), attribute, head)
+    regression = LogisticRegression(max_iter=300).fit(features, [example["labels"] for example in examples])
+    weight, bias = regression.coef_, regression.intercept_
+    if len(regression.classes_) == 2:  # of which scikit-learn gives the second against the first
+        weight, bias = (np.concatenate([-values, values]) / 2 for values in (weight, bias))
+    with torch.no_grad():
+        head.weight[regression.classes_] = torch.tensor(weight, dtype=head.weight.dtype)
+        head.bias[regression.classes_] = torch.tensor(bias, dtype=head.bias.dtype)

@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+import torch
+from conftest import random_rows
+from sklearn.linear_model import LogisticRegression
+
+from stages.training import head, loop
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [0, 2]], ids=["all", "two of three"])
+def test_the_head_is_the_logistic_regression_of_the_features(bert, labels):
+    rows = [row | {"labels": labels[i % len(labels)]} for i, row in enumerate(random_rows(30))]
+    with torch.no_grad():
+        features = np.concatenate(
+            [bert.bert(row["input_ids"][None]).pooler_output.numpy() for row in rows]
+        )  # one by one, without padding
+    expected = LogisticRegression(max_iter=300).fit(features, [row["labels"] for row in rows])
+    encoder = {name: value.clone() for name, value in bert.bert.state_dict().items()}
+    kept = bert.classifier.weight[1].clone()
+    head.fit(bert, rows)
+    logits = loop.logits(bert, rows)[:, labels]
+    probabilities = torch.tensor(logits).softmax(-1).numpy()
+    np.testing.assert_allclose(probabilities, expected.predict_proba(features), atol=1e-3)
+    assert all(torch.equal(encoder[name], value) for name, value in bert.bert.state_dict().items())
+    assert torch.equal(bert.classifier.weight[1], kept) == (1 not in labels)
