@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, logging
 
-from stages.checkpoints.sparse_storage import unpack_torch
+from stages.checkpoints.families import FAMILIES
+from stages.checkpoints.sparse_storage import read_weights
 from stages.core.errors import UserError
+
+logging.disable_progress_bar()  # of files that are read and written within a second
 
 
 @dataclass(frozen=True)
@@ -38,36 +40,15 @@ class Block:
         return self.down.in_features
 
 
-# Where a block keeps the layers of Block, in its order.
-LINEARS = {
-    "distilbert": (
-        "attention.q_lin",
-        "attention.k_lin",
-        "attention.v_lin",
-        "attention.out_lin",
-        "ffn.lin1",
-        "ffn.lin2",
-    ),
-    "bert": (
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-        "intermediate.dense",
-        "output.dense",
-    ),
-}
-
-
 def blocks(model: PreTrainedModel) -> list[Block]:
     """The encoder's blocks, first to last."""
     kind = model.config.model_type
-    if kind not in LINEARS:
-        raise UserError(f"the encoder is a {kind}: this works on {' and '.join(LINEARS)}")
+    if kind not in FAMILIES:
+        raise UserError(f"the encoder is a {kind}: this works on {' and '.join(FAMILIES)}")
     base = model.base_model
     layers = base.transformer.layer if kind == "distilbert" else base.encoder.layer
     size = model.config.hidden_size // model.config.num_attention_heads
-    return [Block(size, *(layer.get_submodule(name) for name in LINEARS[kind])) for layer in layers]
+    return [Block(size, *(layer.get_submodule(name) for name in FAMILIES[kind].linears)) for layer in layers]
 
 
 def linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
@@ -117,17 +98,8 @@ def build(folder: Path, **options) -> PreTrainedModel:
 
 def load(folder: Path, **options) -> PreTrainedModel:
     """The torch classifier (fp32) in the model folder, packed or not, in evaluation mode."""
-    packed, plain = folder / "model.safetensors.sparse", folder / "model.safetensors"
-    if packed.exists():
-        weights = unpack_torch(packed)
-    elif plain.exists():
-        weights = load_file(plain)
-    else:
-        raise UserError(
-            f"{folder} holds no torch weights in fp32: choose as parent a model before its export"
-        )
     model = build(folder, **options)
-    model.load_state_dict(weights)
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in read_weights(folder).items()})
     return model
 
 

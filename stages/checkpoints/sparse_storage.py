@@ -72,11 +72,14 @@ def unpack(file: Path) -> bytes:
         raise UserError(f"{file} is damaged ({error}); dvc repro, or dvc pull, makes it anew") from error
 
 
-def unpack_torch(file: Path) -> dict[str, Any]:
-    """The state dict, name to torch.Tensor, in a packed model.safetensors."""
-    import safetensors.torch
-
-    return safetensors.torch.load(unpack(file))
+def read_weights(folder: Path) -> dict[str, np.ndarray]:
+    """The state dict of the torch classifier (fp32) in the model folder, packed or not."""
+    packed, plain = folder / "model.safetensors.sparse", folder / "model.safetensors"
+    if packed.exists():
+        return safetensors.numpy.load(unpack(packed))
+    if plain.exists():
+        return safetensors.numpy.load_file(plain)
+    raise UserError(f"{folder} holds no torch weights in fp32: choose as parent a model before its export")
 
 
 def _model_file(parent: Path) -> Path:

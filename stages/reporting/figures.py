@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from stages.checkpoints.sparse_storage import read_weights
 from stages.core import model_folder
 from stages.measurement.quality.calibration import reliability
 from stages.reporting.results import SIZES, calibration
@@ -35,7 +36,7 @@ def _titled(text: str) -> plt.Figure:
 
 
 def accuracy_against_latency(results: pd.DataFrame, path: Path) -> None:
-    """A bubble a model, its area the size on disk; the best is ringed."""
+    """A bubble a model, its area the size on disk; the one to deploy is ringed."""
     figure, axes = plt.subplots(figsize=(9, 5.5))
     scale = 1500 / results["size_mb"].max()
     for i, (name, row) in enumerate(results.iterrows()):
@@ -52,7 +53,13 @@ def accuracy_against_latency(results: pd.DataFrame, path: Path) -> None:
         if row["best"]:
             size = (np.sqrt(scale * row["size_mb"]) + 12) ** 2
             axes.scatter(
-                x, y, s=size, facecolors="none", edgecolors="black", linewidths=1.8, label="best: " + name
+                x,
+                y,
+                s=size,
+                facecolors="none",
+                edgecolors="black",
+                linewidths=1.8,
+                label=f"{name}, chosen on validation",
             )
     axes.set_xscale("log")
     ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -113,11 +120,12 @@ def pruned_weights(names: list[str], path: Path) -> None:
 
 
 def encoder_weights(name: str) -> dict[str, np.ndarray]:
-    """The weight matrices of the encoder's blocks of a torch fp32 model, in layer order."""
-    from stages.checkpoints import encoder
-
-    model = encoder.load(model_folder.CALIBRATED / name)
-    return {_short(key): module.weight.detach().numpy() for key, module in encoder.linears(model).items()}
+    """The weight matrices of the encoder's blocks of a torch fp32 model, layer by layer."""
+    weights = read_weights(model_folder.CALIBRATED / name).items()
+    matrices = {
+        _short(key).removesuffix(".weight"): w for key, w in weights if ".layer." in key and w.ndim == 2
+    }
+    return dict(sorted(matrices.items(), key=lambda item: (int(item[0].split(".")[0]), item[0])))
 
 
 def _short(name: str) -> str:

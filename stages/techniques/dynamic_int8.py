@@ -1,7 +1,11 @@
 """Dynamic int8: weights quantized beforehand, activations with a scale of their own at each call."""
 
+import logging
 import shutil
 from pathlib import Path
+
+# The quantizer advises to pre-process the graph, which the export has done.
+logging.getLogger().addFilter(lambda record: "pre-processing" not in record.getMessage())
 
 
 def quantize(parent: Path, folder: Path, per_channel: bool, reduce_range: bool) -> None:

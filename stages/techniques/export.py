@@ -1,47 +1,61 @@
-"""ONNX export with dynamic shapes, and ONNX Runtime's graph optimisation for transformers."""
+"""ONNX export with dynamic shapes: written for BERT and DistilBERT, traced by torch for other encoders."""
 
+import json
 import logging
+import shutil
 import warnings
 from pathlib import Path
 
-import torch
-from onnxruntime.transformers.optimizer import optimize_model
-from torch import nn
-
-from stages.checkpoints import encoder
+from stages.checkpoints.families import FAMILIES
+from stages.checkpoints.sparse_storage import read_weights
+from stages.techniques import graph
 from stages.techniques.settings import Export
-
-
-class _Logits(nn.Module):
-    """The model as the graph should be: two inputs, one output."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
 
 
 def apply(parent: Path, folder: Path, settings: Export | None = None) -> dict:
     """Write the torch classifier in `parent` as folder/model.onnx, and its config.json.
 
     Inputs `input_ids` and `attention_mask`, int64 of shape (batch, length), both dimensions
-    dynamic; output `logits`, float32 of shape (batch, labels). The optimiser fuses embeddings
-    with their layer norm, skip connections with theirs, and biases with GELU.
+    dynamic; output `logits`, float32 of shape (batch, labels).
     """
+    config = json.loads((parent / "config.json").read_text())
+    family = FAMILIES.get(config["model_type"])
+    if family is not None and config[family.hidden_act] == "gelu":
+        graph.write(read_weights(parent), config, family, folder / "model.onnx")
+    else:
+        traced(parent, folder / "model.onnx")
+    shutil.copyfile(parent / "config.json", folder / "config.json")
+    return {}
+
+
+def traced(parent: Path, file: Path) -> None:
+    """Write the torch classifier in `parent` by torch's exporter and ONNX Runtime's optimiser of BERTs."""
+    import torch
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    from stages.checkpoints import encoder
+
+    class Logits(torch.nn.Module):
+        """The model as the graph should be: two inputs, one output."""
+
+        def __init__(self, model: torch.nn.Module):
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
     # Scaled-dot-product attention exports to twice the operators of the plain one.
     model = encoder.load(parent, attn_implementation="eager")
     ids = torch.ones(2, 8, dtype=torch.int64)
     shape = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length")}
-    file = str(folder / "model.onnx")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         torch.onnx.export(
-            _Logits(model),
+            Logits(model),
             (ids, torch.ones_like(ids)),
-            file,
+            str(file),
             input_names=["input_ids", "attention_mask"],
             output_names=["logits"],
             dynamic_shapes={"input_ids": shape, "attention_mask": shape},
@@ -49,7 +63,7 @@ def apply(parent: Path, folder: Path, settings: Export | None = None) -> dict:
             verbose=False,
         )
     optimized = optimize_model(
-        file,
+        str(file),
         model_type="bert",
         num_heads=model.config.num_attention_heads,
         hidden_size=model.config.hidden_size,
@@ -57,9 +71,7 @@ def apply(parent: Path, folder: Path, settings: Export | None = None) -> dict:
     )
     _clear_metadata(optimized.model.graph)
     del optimized.model.metadata_props[:]
-    optimized.save_model_to_file(file)
-    model.config.save_pretrained(folder)
-    return {}
+    optimized.save_model_to_file(str(file))
 
 
 def _clear_metadata(graph) -> None:

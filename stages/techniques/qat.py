@@ -76,8 +76,8 @@ def straight_through(values: torch.Tensor, rounded: torch.Tensor) -> torch.Tenso
 def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool) -> None:
     """Have every linear layer of `model` compute as in int8, and freeze the embeddings on their int8 grid.
 
-    `reduce_range` keeps the weights to 7 bits. Where ONNX Runtime fuses the embeddings with their
-    layer norm (DistilBERT), it rounds that one's weight and bias too. All of it is in float32, where
+    `reduce_range` keeps the weights to 7 bits. ONNX Runtime has the embeddings and their layer norm in one
+    operator, whose int8 rounds the norm's weight and bias too. All of it is in float32, where
     the Trainer would have bf16 too: the 8 bits of its significand would move what is on the int8 grids.
     """
     for module in model.modules():
@@ -93,9 +93,8 @@ def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool) -> No
             grid = int8.dequantize(int8.quantize(values, scale, zero), scale, zero)
             module.weight.data = torch.from_numpy(grid)
             module.requires_grad_(False)
-    if model.config.model_type == "distilbert":
-        for name in ("weight", "bias"):
-            parametrize.register_parametrization(embeddings.get_submodule("LayerNorm"), name, RoundedVector())
+    for name in ("weight", "bias"):
+        parametrize.register_parametrization(embeddings.get_submodule("LayerNorm"), name, RoundedVector())
     forward = model.forward
 
     @functools.wraps(forward)

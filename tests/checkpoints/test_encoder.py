@@ -45,7 +45,7 @@ def test_linears_are_those_of_the_blocks(bert):
 def test_blocks_of_another_kind():
     sizes = {"embedding_size": 8, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32}
     model = AlbertForSequenceClassification(AlbertConfig(vocab_size=60, num_hidden_layers=1, **sizes))
-    with pytest.raises(UserError, match=r"^the encoder is a albert: .* distilbert and bert$") as error:
+    with pytest.raises(UserError, match=r"^the encoder is a albert: .* bert and distilbert$") as error:
         encoder.blocks(model)
     assert "\n" not in str(error.value)
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from safetensors.numpy import load, save_file
+from safetensors.torch import load as load_torch
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_torch_file
 
@@ -82,7 +83,7 @@ def test_torch_state_dict(scratch):
     state["half"][torch.rand(40, 50) < 0.8] = 0
     save_torch_file(state, scratch / "parent" / "model.safetensors")
     sparse_storage.pack(scratch / "parent", scratch / "folder")
-    back = sparse_storage.unpack_torch(scratch / "folder" / "model.safetensors.sparse")
+    back = load_torch(sparse_storage.unpack(scratch / "folder" / "model.safetensors.sparse"))
     assert back.keys() == state.keys()
     assert all(back[name].dtype == t.dtype and torch.equal(back[name], t) for name, t in state.items())
     assert (scratch / "folder" / "config.json").read_bytes() == (
@@ -125,7 +126,7 @@ def test_uint8_around_another_zero_point(scratch):
     weights = np.where(rng.random((200, 300)) < 0.9, 128, rng.integers(0, 256, (200, 300))).astype("uint8")
     measured, file = packed(scratch, weight=weights)
     assert measured["packed"] < 0.25 * measured["dense"]
-    assert np.array_equal(sparse_storage.unpack_torch(file)["weight"].numpy(), weights)
+    assert np.array_equal(load_torch(sparse_storage.unpack(file))["weight"].numpy(), weights)
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_torch_folder(pruned):
     measured = sparse_storage.pack(pruned / "student", pruned / "sparse")
     assert measured == sparse_storage.sizes(pruned / "student")
     assert measured["packed"] < 0.7 * measured["dense"]
-    back = sparse_storage.unpack_torch(pruned / "sparse" / "model.safetensors.sparse")
+    back = load_torch(sparse_storage.unpack(pruned / "sparse" / "model.safetensors.sparse"))
     expected = load_file(pruned / "student" / "model.safetensors")
     assert back.keys() == expected.keys()
     assert all(torch.equal(back[name], expected[name]) for name in expected)

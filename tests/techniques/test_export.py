@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +67,28 @@ def test_the_same_model_gives_the_same_file(models, tmp_path):
     assert b".py" not in content and str(Path(export.__file__).parents[2]).encode() not in content
     export.apply(models / "student", tmp_path)
     assert (tmp_path / "model.onnx").read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["student", "teacher"])
+def test_what_torch_traces_has_the_same_logits(models, name, tmp_path):
+    """As encoders of other families are exported."""
+    export.traced(models / name, tmp_path / "traced.onnx")
+    written = OnnxSession(models / f"{name}-ort" / "model.onnx", threads=1)
+    traced = OnnxSession(tmp_path / "traced.onnx", threads=1)
+    for shape in SHAPES:
+        np.testing.assert_allclose(written(*inputs(*shape)), traced(*inputs(*shape)), atol=2e-5)
+    content = (tmp_path / "traced.onnx").read_bytes()
+    assert b".py" not in content and str(Path(export.__file__).parents[2]).encode() not in content
+
+
+def test_the_export_of_a_bert_imports_no_torch(models):
+    code = (
+        "import sys; from pathlib import Path; from stages.techniques import export; "
+        "export.apply(Path('models/student'), Path('models')); print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(Path(export.__file__).parents[2])},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "False\n"

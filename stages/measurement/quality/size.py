@@ -49,9 +49,9 @@ def tensor_bytes(file: Path) -> Iterator[tuple[str, int]]:
         for tensor in onnx.load(file).graph.initializer:
             yield tensor.name, tensor.ByteSize()
     else:
-        import torch
+        from stages.checkpoints import torch_int8
 
-        for name, value in torch.load(file, weights_only=True).items():
+        for name, value in torch_int8.weights(file).items():
             yield name, sum(_nbytes(v) for v in (value if isinstance(value, tuple) else (value,)))
 
 
