@@ -1,12 +1,11 @@
 """Stage `evaluate`: models/<name> with its calibration, as calibrated/<name>, and its accuracy and size."""
 
-import os
 import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from stages.core import settings
+from stages.core import processes, settings
 from stages.core.errors import command
 
 
@@ -23,7 +22,7 @@ def main(name: str):
     from stages.measurement.quality import logits as logits_of
 
     folder = model_folder.MODELS / name
-    classifier = runtime.load(folder, threads=len(os.sched_getaffinity(0)))
+    classifier = runtime.load(folder, threads=processes.cores())
     # Where a batch shares the scales of its activations, each query goes alone, as a single one is served.
     batch_size = 1 if model_folder.scales_by_batch(folder) else p.evaluate.batch_size
     out_of_scope = tables.read_labels().out_of_scope_id
@@ -32,8 +31,11 @@ def main(name: str):
         table = tables.read(split)
         labels[split] = table["label"].to_numpy()
         logits[split] = logits_of.compute(classifier, table, batch_size, f"{name}, {split}")
+    share = p.calibrate.out_of_scope_share
+    if share is None:
+        share = float((labels["validation"] == out_of_scope).mean())
     fitted = calibration.fit(
-        logits["validation"], labels["validation"], out_of_scope, p.calibrate.scores, p.calibrate.rule
+        logits["validation"], labels["validation"], out_of_scope, p.calibrate.scores, share
     )
     with replacing(model_folder.CALIBRATED / name) as calibrated:
         shutil.copytree(folder, calibrated)
@@ -44,9 +46,10 @@ def main(name: str):
         for split, values in logits.items():
             np.save(scratch / f"{split}.npy", values)
         measures = {
-            split: accuracy.measure(logits[split], labels[split], out_of_scope, fitted) for split in logits
+            split: accuracy.measure(logits[split], labels[split], out_of_scope, fitted, share)
+            for split in logits
         }
-        write_json(scratch / "accuracy.json", {"sizes": sizes, **measures})
+        write_json(scratch / "accuracy.json", {"sizes": sizes, "out_of_scope_share": share, **measures})
 
 
 if __name__ == "__main__":

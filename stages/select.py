@@ -14,8 +14,13 @@ def main():
     from stages.reporting import results, selection
 
     parents = p.variants.parents  # kept for the report, which so depends on no variant's settings
-    name = selection.choose(results.collect(p.variants.table, parents), p.select)
-    measures = {"lineage": p.variants.lineage(name), "parents": parents}
+    table = results.collect(p.variants.table, parents)
+    name = selection.choose(table, p.select)
+    measures = {
+        "reason": selection.reason(table, name, p.select),
+        "lineage": p.variants.lineage(name),
+        "parents": parents,
+    }
     with replacing(model_folder.MODELS / "best") as scratch:
         shutil.copytree(model_folder.CALIBRATED / name, scratch)
         model_folder.write_recipe(scratch, name, "select", p.select.model_dump(), **measures)

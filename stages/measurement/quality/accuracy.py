@@ -6,19 +6,27 @@ from stages.measurement.quality.calibration import detection, expected_calibrati
 from stages.runtime.calibration import NONE, Calibration
 
 
-def accuracies(answers: np.ndarray, labels: np.ndarray, out_of_scope: int | None) -> dict[str, float | None]:
+def accuracies(
+    answers: np.ndarray, labels: np.ndarray, out_of_scope: int | None, share: float
+) -> dict[str, float | None]:
     """Shares of right `answers`, class indices of shape (queries,) as `labels`.
 
     `accuracy` over all queries; `accuracy_in_scope` over those whose true label is in scope;
     `oos_recall`, the share of out-of-scope queries recognised as such; `oos_precision`, the share of
-    queries answered "out of scope" that are. A share of no queries is None.
+    queries answered "out of scope" that are. A share of no queries is None. `expected_accuracy`, where a
+    `share` of the queries is out of scope; over the queries as they are, if there are none to learn it from.
     """
     right = answers == labels
     outside = labels == (-1 if out_of_scope is None else out_of_scope)
+    in_scope, recall = _mean(right[~outside]), _mean(right[outside])
+    expected = float(right.mean())
+    if in_scope is not None and recall is not None:
+        expected = (1 - share) * in_scope + share * recall
     return {
         "accuracy": float(right.mean()),
-        "accuracy_in_scope": _mean(right[~outside]),
-        "oos_recall": _mean(right[outside]),
+        "expected_accuracy": expected,
+        "accuracy_in_scope": in_scope,
+        "oos_recall": recall,
         "oos_precision": _mean(right[answers == (-1 if out_of_scope is None else out_of_scope)]),
     }
 
@@ -28,7 +36,11 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def measure(
-    logits: np.ndarray, labels: np.ndarray, out_of_scope: int | None, calibration: Calibration
+    logits: np.ndarray,
+    labels: np.ndarray,
+    out_of_scope: int | None,
+    calibration: Calibration,
+    share: float,
 ) -> dict[str, float | None]:
     """All measures of `logits`, shape (queries, labels), against `labels`, (queries,).
 
@@ -38,7 +50,7 @@ def measure(
     """
     results = {}
     for suffix, applied in (("", NONE), ("_calibrated", calibration)):
-        values = accuracies(applied.predict(logits), labels, out_of_scope)
+        values = accuracies(applied.predict(logits), labels, out_of_scope, share)
         values["calibration_error"] = expected_calibration_error(applied.probabilities(logits), labels)
         results.update({key + suffix: value for key, value in values.items()})
     if calibration.threshold is not None:

@@ -6,28 +6,26 @@ scope, under which the answer is "out of scope".
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
 from stages.runtime.calibration import SCORES, Calibration, Threshold, softmax
 
-Rule = Literal["balanced", "accuracy"]
-
 
 def fit(
-    logits: np.ndarray, labels: np.ndarray, out_of_scope: int | None, scores: Sequence[str], rule: Rule
+    logits: np.ndarray, labels: np.ndarray, out_of_scope: int | None, scores: Sequence[str], share: float
 ) -> Calibration:
     """The calibration that does best on `logits`, shape (queries, labels), and `labels`, (queries,).
 
-    Of `scores`, the one kept is the one whose best threshold does best by `rule`: the mean of
-    in-scope accuracy and out-of-scope recall ("balanced"), or "accuracy" over all queries.
-    Without out-of-scope queries to learn from there is no threshold.
+    Of `scores`, the one kept is the one whose best threshold has the highest expected accuracy where
+    a `share` of the queries is out of scope. Without out-of-scope queries to learn from there is no
+    threshold. With the score "margin", and the share of `labels`, that accuracy is never below the plain
+    argmax's, which is the threshold 0.
     """
     temperature = fit_temperature(logits, labels)
     if out_of_scope is None or not 0 < (labels == out_of_scope).sum() < len(labels):
         return Calibration(temperature, None)
-    candidates = [best_threshold(logits / temperature, labels, out_of_scope, s, rule) for s in scores]
+    candidates = [best_threshold(logits / temperature, labels, out_of_scope, s, share) for s in scores]
     return Calibration(temperature, max(candidates, key=lambda pair: pair[0])[1])
 
 
@@ -48,9 +46,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def best_threshold(
-    logits: np.ndarray, labels: np.ndarray, out_of_scope: int, score: str, rule: Rule
+    logits: np.ndarray, labels: np.ndarray, out_of_scope: int, score: str, share: float
 ) -> tuple[float, Threshold]:
-    """The best value of `rule` over all thresholds on `score`, and a threshold that reaches it.
+    """The best expected accuracy over all thresholds on `score`, and a threshold that reaches it.
+
+    The expected accuracy is (1 − share) · in-scope accuracy + share · out-of-scope recall.
 
     Thresholds lie halfway between neighbouring scores; among equally good ones, the median.
     """
@@ -61,10 +61,7 @@ def best_threshold(
     right = Threshold(out_of_scope, score, -np.inf).predict(logits) == labels
     rejected = np.concatenate([[0], np.cumsum(outside[order])])
     accepted = right.sum() - np.concatenate([[0], np.cumsum(right[order])])
-    if rule == "balanced":
-        value = (accepted / (~outside).sum() + rejected / outside.sum()) / 2
-    else:
-        value = (accepted + rejected) / len(labels)
+    value = (1 - share) * accepted / (~outside).sum() + share * rejected / outside.sum()
     edges = np.concatenate([[-np.inf], values[order], [np.inf]])
     possible = edges[1:] > edges[:-1]
     best = np.flatnonzero(possible & (value == value[possible].max()))
@@ -108,15 +105,16 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
 
 
 def detection(scores: np.ndarray, outside: np.ndarray) -> dict[str, float]:
-    """How well `scores` tell queries in scope from those `outside` (bool), by scikit-learn's ROC.
+    """How well `scores` tell queries in scope from those `outside` (bool).
 
-    `auroc`; `fpr_at_95_recall`, the share of in-scope queries rejected where 95% of those out of
-    scope are.
+    `auroc`, the chance that a query in scope scores higher than one out of scope, ties counted half;
+    `fpr_at_95_recall`, the share of in-scope queries rejected where 95% of those out of scope are. (By hand,
+    since scikit-learn takes longer to import than the stage takes to evaluate.)
     """
-    from sklearn.metrics import roc_auc_score, roc_curve
-
-    false_positives, recall, _ = roc_curve(outside, -scores, drop_intermediate=False)
+    inside, outside = np.sort(scores[~outside]), np.sort(scores[outside])
+    below, not_above = (np.searchsorted(outside, inside, side).sum() for side in ("left", "right"))
+    threshold = outside[int(np.ceil(0.95 * len(outside))) - 1]
     return {
-        "auroc": float(roc_auc_score(outside, -scores)),
-        "fpr_at_95_recall": float(false_positives[np.argmax(recall >= 0.95)]),
+        "auroc": float((below + not_above) / 2 / (len(inside) * len(outside))),
+        "fpr_at_95_recall": float((inside <= threshold).mean()),
     }

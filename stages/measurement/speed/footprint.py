@@ -6,6 +6,7 @@ prints a JSON object once it has answered, with its peak memory.
 """
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -37,9 +38,11 @@ def main(folder: str, query: str) -> None:
 
 
 def peak_mb() -> float:
-    """Of this process alone: getrusage's ru_maxrss is no less than that of the process it was forked from."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    """Of this process alone: on Linux, ru_maxrss is no less than that of the process it was forked from."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
 
 
 if __name__ == "__main__":

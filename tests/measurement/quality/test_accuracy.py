@@ -21,9 +21,13 @@ from stages.runtime.calibration import NONE, Calibration, Threshold
     ],
 )
 def test_counted_by_hand(predictions, references, out_of_scope, expected):
-    result = accuracies(np.array(predictions), np.array(references), out_of_scope)
+    result = accuracies(np.array(predictions), np.array(references), out_of_scope, share=0.2)
+    expected_accuracy = result.pop("expected_accuracy")
     assert tuple(result.values()) == pytest.approx(expected)
     assert list(result) == ["accuracy", "accuracy_in_scope", "oos_recall", "oos_precision"]
+    accuracy, in_scope, recall, _ = expected
+    known = in_scope is not None and recall is not None
+    assert expected_accuracy == pytest.approx(0.8 * in_scope + 0.2 * recall if known else accuracy)
 
 
 def test_agrees_with_scikit_learn():
@@ -32,7 +36,7 @@ def test_agrees_with_scikit_learn():
     rng = np.random.default_rng(0)
     references = rng.integers(0, 5, 500)
     predictions = np.where(rng.random(500) < 0.7, references, rng.integers(0, 5, 500))
-    result = accuracies(predictions, references, out_of_scope=3)
+    result = accuracies(predictions, references, out_of_scope=3, share=0.5)
     inside = references != 3
     assert result["accuracy"] == pytest.approx(accuracy_score(references, predictions))
     assert result["accuracy_in_scope"] == pytest.approx(
@@ -55,14 +59,16 @@ def test_plain_and_calibrated():
     """Plain, queries 2 and 5 are answered out of scope; by the threshold, 2, 3 and 5."""
     # Energies 1.81, 2.13, 0.97, 1.13, 1.94 and 0.72.
     fitted = Calibration(2.0, Threshold(1, "energy", 1.4))
-    assert measure(LOGITS, LABELS, 1, fitted) == pytest.approx(
+    assert measure(LOGITS, LABELS, 1, fitted, 0.1) == pytest.approx(
         {
             "accuracy": 3 / 6,
+            "expected_accuracy": 0.9 * 2 / 4 + 0.1 * 1 / 2,
             "accuracy_in_scope": 2 / 4,
             "oos_recall": 1 / 2,
             "oos_precision": 1 / 2,
             "calibration_error": expected_calibration_error(special.softmax(LOGITS, axis=1), LABELS),
             "accuracy_calibrated": 4 / 6,
+            "expected_accuracy_calibrated": 0.9 * 2 / 4 + 0.1,
             "accuracy_in_scope_calibrated": 2 / 4,
             "oos_recall_calibrated": 1,
             "oos_precision_calibrated": 2 / 3,
@@ -76,8 +82,8 @@ def test_plain_and_calibrated():
 
 
 def test_without_a_threshold():
-    results = measure(LOGITS, LABELS, 1, Calibration(3.0, None))
-    plain = measure(LOGITS, LABELS, 1, NONE)
+    results = measure(LOGITS, LABELS, 1, Calibration(3.0, None), 0.1)
+    plain = measure(LOGITS, LABELS, 1, NONE, 0.1)
     for key in ("accuracy", "accuracy_in_scope", "oos_recall", "oos_precision"):
         assert results[key] == results[f"{key}_calibrated"] == plain[key]
     assert results["calibration_error"] == plain["calibration_error_calibrated"]
@@ -87,7 +93,8 @@ def test_without_a_threshold():
 
 def test_nothing_out_of_scope_to_detect():
     """A split without such queries, measured with the threshold of one that had some."""
-    results = measure(LOGITS, np.array([0, 2, 0, 0, 0, 2]), 1, Calibration(2.0, Threshold(1, "energy", 1.0)))
+    fitted = Calibration(2.0, Threshold(1, "energy", 1.0))
+    results = measure(LOGITS, np.array([0, 2, 0, 0, 0, 2]), 1, fitted, 0.1)
     assert results["oos_recall_calibrated"] is None
     assert results["oos_precision_calibrated"] == 0
     json.dumps(results, allow_nan=False)

@@ -3,11 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from stages.measurement.quality import calibration
 from stages.runtime.calibration import SCORES, Calibration, Threshold
 
-RULES = ["balanced", "accuracy"]
+SHARES = [0.2, 0.5, None]  # None: as in the labels, where the expected accuracy is the accuracy
 
 
 def softmax(logits):
@@ -15,9 +16,17 @@ def softmax(logits):
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def value(rule, predictions, labels, out_of_scope):
+def value(share, predictions, labels, out_of_scope):
     right, outside = predictions == labels, labels == out_of_scope
-    return right.mean() if rule == "accuracy" else (right[~outside].mean() + right[outside].mean()) / 2
+    return (
+        right.mean()
+        if share is None
+        else (1 - share) * right[~outside].mean() + share * right[outside].mean()
+    )
+
+
+def given_share(share, labels, out_of_scope):
+    return (labels == out_of_scope).mean() if share is None else share
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])
@@ -53,19 +62,21 @@ def queries(draw):
     return logits, labels, out_of_scope
 
 
-@given(queries(), st.sampled_from(sorted(SCORES)), st.sampled_from(RULES))
-def test_no_threshold_is_better(queries, score, rule):
+@given(queries(), st.sampled_from(sorted(SCORES)), st.sampled_from(SHARES))
+def test_no_threshold_is_better(queries, score, share):
     """Than the one chosen, tried one by one; and applied, that one does what it is said to."""
     logits, labels, out_of_scope = queries
     scores = SCORES[score](logits, out_of_scope)
     likeliest = np.where(np.arange(logits.shape[1]) == out_of_scope, -np.inf, logits).argmax(axis=1)
     values = [
-        value(rule, np.where(scores < threshold, out_of_scope, likeliest), labels, out_of_scope)
+        value(share, np.where(scores < threshold, out_of_scope, likeliest), labels, out_of_scope)
         for threshold in [*scores, np.inf]
     ]
-    claimed, threshold = calibration.best_threshold(logits, labels, out_of_scope, score, rule)
+    claimed, threshold = calibration.best_threshold(
+        logits, labels, out_of_scope, score, given_share(share, labels, out_of_scope)
+    )
     assert claimed == pytest.approx(max(values))
-    assert value(rule, threshold.predict(logits), labels, out_of_scope) == pytest.approx(claimed)
+    assert value(share, threshold.predict(logits), labels, out_of_scope) == pytest.approx(claimed)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -75,7 +86,7 @@ def test_neighbouring_floats_are_told_apart(dtype):
     second = np.nextafter(first, dtype(2))
     for low, high in ((first, second), (second, np.nextafter(second, dtype(2)))):
         logits = np.array([[low, 0], [high, 0]], dtype)  # of two labels, the energy is the intent's logit
-        found, threshold = calibration.best_threshold(logits, np.array([1, 0]), 1, "energy", "accuracy")
+        found, threshold = calibration.best_threshold(logits, np.array([1, 0]), 1, "energy", 0.5)
         assert found == 1
         assert threshold.predict(logits).tolist() == [1, 0]
 
@@ -84,10 +95,10 @@ def test_the_middle_of_the_best_thresholds():
     """Two queries are answered wrongly on either side of it."""
     energies = np.array([0.0, 1.0, 2.0, 3.0])
     logits = np.stack([energies, energies - 100, np.zeros(4)], axis=1)
-    for rule in RULES:
-        found, threshold = calibration.best_threshold(logits, np.array([2, 1, 1, 0]), 2, "energy", rule)
+    for share in (0.2, 0.5):
+        found, threshold = calibration.best_threshold(logits, np.array([2, 1, 1, 0]), 2, "energy", share)
         assert threshold == Threshold(2, "energy", 1.5)
-        assert found == pytest.approx((1 / 3 + 1) / 2 if rule == "balanced" else 0.5)
+        assert found == pytest.approx((1 - share) / 3 + share)
 
 
 def test_the_best_score_is_chosen():
@@ -96,12 +107,12 @@ def test_the_best_score_is_chosen():
         rng = np.random.default_rng(seed)
         labels = rng.integers(0, 4, 60)
         logits = rng.normal(0, 2, (60, 4)) + 2 * np.eye(4)[labels]
-        fitted = calibration.fit(logits, labels, 3, ["margin", "energy", "probability"], "balanced")
-        reached = value("balanced", fitted.predict(logits), labels, 3)
+        fitted = calibration.fit(logits, labels, 3, ["margin", "energy", "probability"], 0.5)
+        reached = value(0.5, fitted.predict(logits), labels, 3)
         for score in SCORES:
-            alone = calibration.fit(logits, labels, 3, [score], "balanced")
+            alone = calibration.fit(logits, labels, 3, [score], 0.5)
             assert alone.threshold.score == score
-            assert reached >= value("balanced", alone.predict(logits), labels, 3)
+            assert reached >= value(0.5, alone.predict(logits), labels, 3)
         chosen.add(fitted.threshold.score)
     assert len(chosen) > 1
 
@@ -109,8 +120,32 @@ def test_the_best_score_is_chosen():
 @pytest.mark.parametrize(("labels", "out_of_scope"), [([0, 1], None), ([0, 1], 2), ([2, 2], 2)])
 def test_nothing_to_learn_a_threshold_from(labels, out_of_scope):
     logits, labels = np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 1.0]]), np.array(labels)
-    fitted = calibration.fit(logits, labels, out_of_scope, ["energy"], "balanced")
+    fitted = calibration.fit(logits, labels, out_of_scope, ["energy"], 0.5)
     assert fitted == Calibration(calibration.fit_temperature(logits, labels), None)
+
+
+@given(queries())
+def test_calibration_loses_no_accuracy(queries):
+    """On the queries it is fitted on, with the margin among the scores and their own share."""
+    logits, labels, out_of_scope = queries
+    share = given_share(None, labels, out_of_scope)
+    fitted = calibration.fit(logits, labels, out_of_scope, ["energy", "margin"], share)
+    tempered = logits / fitted.temperature
+    top = np.sort(tempered, axis=1)
+    if (top[:, -1] > top[:, -2]).all():  # where the argmax is not one of several
+        assert value(None, fitted.predict(logits), labels, out_of_scope) >= (
+            value(None, logits.argmax(axis=1), labels, out_of_scope) - 1e-12
+        )
+
+
+def test_a_higher_share_refuses_more():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 400)
+    logits = rng.normal(0, 2, (400, 4)) + 2 * np.eye(4)[labels]
+    fitted = [calibration.fit(logits, labels, 3, ["energy"], share) for share in (0.05, 0.3, 0.6)]
+    refused = [(calibration.predict(logits) == 3).mean() for calibration in fitted]
+    assert refused == sorted(refused)
+    assert refused[0] < refused[-1]
 
 
 def binary(confidence):
@@ -132,6 +167,19 @@ def test_calibrated_bins_have_no_error():
     probabilities = binary([0.8] * 5 + [0.6] * 5 + [1.0] * 3)
     labels = np.array([0, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0])
     assert calibration.expected_calibration_error(probabilities, labels) == pytest.approx(0, abs=1e-12)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.1, 0.5, 0.7]), st.booleans()), min_size=2, max_size=60))
+def test_detection_is_scikit_learns(queries):
+    scores, outside = np.array([score for score, _ in queries]), np.array([out for _, out in queries])
+    outside[:2] = True, False
+    false_positives, recall, _ = roc_curve(outside, -scores, drop_intermediate=False)
+    assert calibration.detection(scores, outside) == pytest.approx(
+        {
+            "auroc": roc_auc_score(outside, -scores),
+            "fpr_at_95_recall": false_positives[np.argmax(recall >= 0.95 - 1e-12)],
+        }
+    )
 
 
 def test_detection_of_a_perfect_and_of_a_useless_score():
