@@ -26,7 +26,7 @@ def main():
         sizes = {name: model_folder.size_mb(folder) for name, folder in folders.items()}
         starts = [
             {"model": name, **footprint.start(folder, p.benchmark.query)}
-            for _ in tqdm(range(p.benchmark.starts), "starts", unit="round")
+            for _ in tqdm(range(p.benchmark.starts), "starts", unit="round", disable=p.benchmark.starts == 0)
             for name, folder in folders.items()
         ]
         models = {name: MeasuredModel(folder, p.benchmark.threads) for name, folder in folders.items()}
@@ -35,7 +35,8 @@ def main():
     summary = latency.summarize(
         times, {"speedup": "teacher", "speedup_over_bert_base": reference.NAME}, p.seed
     )
-    summary = summary.join(pd.DataFrame(starts).groupby("model").median())
+    started = pd.DataFrame(starts, columns=["model", "start_s", "peak_mb"])
+    summary = summary.join(started.groupby("model").median().astype(float))
     summary.insert(0, "size_mb", pd.Series(sizes))
     with replacing("benchmark") as folder:
         folder.mkdir()

@@ -1,8 +1,6 @@
 """Stage `load_test`: throughput and latency under load, the cores for a day, and the HTTP service."""
 
-import os
-
-from stages.core import settings
+from stages.core import processes, settings
 from stages.core.atomic import replacing, write_json
 from stages.core.errors import UserError, command
 
@@ -17,7 +15,7 @@ def main():
     from stages.serving import capacity, load, soak, traffic
 
     queries = sorted(set(tables.read("test")["text"]))
-    cores = len(os.sched_getaffinity(0))
+    cores = processes.cores()
     workers = p.load_test.workers or cores
     if workers > cores:
         raise UserError(

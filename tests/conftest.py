@@ -95,6 +95,7 @@ def small_trainer(model, *callbacks, epochs, optimizer=None):
         train_dataset=random_rows(),
         eval_dataset=random_rows(8),
         data_collator=loop.PadToLongest(0),
+        compute_metrics=loop.metrics,
         callbacks=list(callbacks),
         optimizers=(optimizer, None),
     )

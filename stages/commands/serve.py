@@ -1,14 +1,14 @@
 """Serve a model over HTTP."""
 
-import os
 from pathlib import Path
 
 import click
 
 from stages.commands import warn_if_uncalibrated
+from stages.core import processes
 from stages.core.model_folder import label_names
 
-CORES = len(os.sched_getaffinity(0))
+CORES = processes.cores()
 
 
 @click.command

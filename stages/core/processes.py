@@ -1,4 +1,4 @@
-"""What a training is told by the process that starts it: torchrun, or a search."""
+"""The cores of this process, and what a training is told by the process that starts it."""
 
 import os
 
@@ -6,6 +6,13 @@ from stages.core.errors import UserError
 
 # The environment variable with the name of the file to which a search wants a training's epochs reported.
 EPOCHS_FILE = "INTENTS_EPOCHS_FILE"
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def count() -> int:

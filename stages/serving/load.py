@@ -110,8 +110,9 @@ def _work(
     number: int, folders: Mapping[str, Path], queries: Sequence[str], params: LoadTest, seed: int
 ) -> pd.DataFrame:
     try:
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[number % len(cores)]})
+        if hasattr(os, "sched_setaffinity"):  # not on macOS
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cores[number % len(cores)]})
         answers = {
             name: answerer(folders[name], scenario, params.cache)
             for name, scenario in params.scenarios.items()

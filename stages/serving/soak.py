@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -88,24 +89,27 @@ def service(folder: Path, *options: str) -> Iterator[int]:
         str(port),
         *options,
     ]
-    process = subprocess.Popen(arguments)
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while process.poll() is None and time.monotonic() < deadline:
-            try:
-                get(port, "/health")
-                break
-            except OSError:
-                time.sleep(0.05)
-        else:
-            raise RuntimeError(f"the service over {folder} does not start")
-        yield port
-    finally:
-        process.terminate()
+    # What it logs is of starting, of the worker that is killed, and of ending.
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(arguments, stdout=log, stderr=log)
         try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            deadline = time.monotonic() + PATIENCE
+            while process.poll() is None and time.monotonic() < deadline:
+                try:
+                    get(port, "/health")
+                    break
+                except OSError:
+                    time.sleep(0.05)
+            else:
+                log.seek(0)
+                raise RuntimeError(f"the service over {folder} does not start: {log.read()}")
+            yield port
+        finally:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 def get(port: int, path: str) -> bytes:

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from stages.checkpoints import encoder
 from stages.techniques.masks import largest
 from stages.techniques.settings import MagnitudePruning
-from stages.training.schedules import scheduled
+from stages.training.schedules import progress, scheduled
 
 
 class Magnitude(TrainerCallback):
@@ -24,9 +24,9 @@ class Magnitude(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         step, s = state.global_step, self.settings
-        if step / state.max_steps < s.end:
+        if progress(step, state.max_steps) < s.end:
             step -= step % self.every
-        target = scheduled(s.method, step / state.max_steps, s.sparsity, s.begin, s.end, s.rounds)
+        target = scheduled(s.method, progress(step, state.max_steps), s.sparsity, s.begin, s.end, s.rounds)
         if target != self.target:
             self.target = target
             self.masks = [(weight, largest(weight.abs(), target)) for weight in self.weights]

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainerState
 
 from stages.checkpoints import encoder
 from stages.techniques.settings import MovementPruning
+from stages.training.schedules import progress
 
 
 def largest(values: torch.Tensor, sparsity: float) -> torch.Tensor:
@@ -106,7 +107,7 @@ def optimizer(model: PreTrainedModel, settings: MovementPruning) -> torch.optim.
 
 def due(state: TrainerState, every: int, end: float) -> bool:
     """Whether masks are drawn anew before this step: every `every` steps, and when `end` is reached."""
-    before, now = (state.global_step - 1) / state.max_steps, state.global_step / state.max_steps
+    before, now = (progress(step, state.max_steps) for step in (state.global_step - 1, state.global_step))
     return state.global_step % every == 0 or before < end <= now
 
 

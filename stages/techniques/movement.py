@@ -5,7 +5,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from stages.checkpoints import encoder
 from stages.techniques.masks import attach, due, largest, removed
-from stages.training.schedules import gradual
+from stages.training.schedules import gradual, progress
 
 MINIMUM_KEPT = 0.005  # of a matrix, in soft movement pruning
 
@@ -25,7 +25,7 @@ class HardMovement(TrainerCallback):
     @torch.no_grad()
     def on_step_begin(self, args, state, control, **kwargs):
         if due(state, self.every, self.schedule[-1]):
-            target = gradual(state.global_step / state.max_steps, *self.schedule)
+            target = gradual(progress(state.global_step, state.max_steps), *self.schedule)
             for scored in self.masks:
                 scored.mask.copy_(largest(scored.scores, target))
 
@@ -50,7 +50,7 @@ class SoftMovement(TrainerCallback):
 
     @torch.no_grad()
     def on_step_begin(self, args, state, control, **kwargs):
-        tau = gradual(state.global_step / state.max_steps, *self.schedule)
+        tau = gradual(progress(state.global_step, state.max_steps), *self.schedule)
         self.ramp = tau / self.schedule[0]
         for scored in self.masks:
             mask = scored.scores.sigmoid() > tau

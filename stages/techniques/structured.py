@@ -14,7 +14,7 @@ from stages.checkpoints import encoder
 from stages.techniques.masks import attach, detach, due, largest, optimizer, removed
 from stages.techniques.settings import StructuredPruning
 from stages.training.distillation import distil
-from stages.training.schedules import gradual
+from stages.training.schedules import gradual, progress
 
 
 def apply(parent: Path, folder: Path, settings: StructuredPruning) -> dict:
@@ -71,9 +71,9 @@ class StructuredMovement(TrainerCallback):
     @torch.no_grad()
     def on_step_begin(self, args, state, control, **kwargs):
         if due(state, self.every, self.end):
-            progress = state.global_step / state.max_steps
+            done = progress(state.global_step, state.max_steps)
             for share, masks in self.parts:
-                target = gradual(progress, share, self.begin, self.end)
+                target = gradual(done, share, self.begin, self.end)
                 for scored, mask in zip(masks, best([m.scores for m in masks], target), strict=True):
                     scored.mask.copy_(mask)
 

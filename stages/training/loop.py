@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from tokenizers import Tokenizer
 from torch.nn.utils.rnn import pad_sequence
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from stages.core import processes
 from stages.techniques.settings import Training
@@ -72,6 +72,7 @@ def arguments(
         save_strategy="epoch",
         save_total_limit=1,
         logging_strategy="epoch",
+        disable_tqdm=True,  # ProgressBar shows one in place of the Trainer's two
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=False,
@@ -110,9 +111,11 @@ def fit(trainer: Trainer, identity: str) -> list[dict]:
     history has one dict an epoch: `epoch`, `loss` (training), `eval_loss` and `eval_accuracy`
     (validation), and what callbacks have logged.
     """
-    if path := os.environ.get(processes.EPOCHS_FILE):
-        trainer.add_callback(progress.ReportEpochs(Path(path), Path(str(trainer.args.output_dir)).name))
     folder = Path(str(trainer.args.output_dir))
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(progress.ProgressBar(folder.name))
+    if path := os.environ.get(processes.EPOCHS_FILE):
+        trainer.add_callback(progress.ReportEpochs(Path(path), folder.name))
     marker = folder / "run"
     run = _fingerprint(trainer, identity)
     if processes.is_main() and (not marker.exists() or marker.read_text() != run):

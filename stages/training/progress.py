@@ -1,9 +1,42 @@
-"""Epochs reported to a search, which stops a training that falls behind."""
+"""How far a training is: for who watches, and for a search that stops one that falls behind."""
 
 import json
 from pathlib import Path
 
+from tqdm import tqdm
 from transformers import TrainerCallback
+
+
+class ProgressBar(TrainerCallback):
+    """One bar over all steps of a training, with the last epoch's loss and validation accuracy."""
+
+    def __init__(self, model: str):
+        self.model = model
+        self.shown: dict[str, str] = {}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            desc=self.model,
+            unit="step",
+            mininterval=1.0,
+            disable=not state.is_world_process_zero,
+        )
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_log(self, args, state, control, **kwargs):
+        if "loss" in kwargs["logs"]:
+            self.shown["loss"] = f"{kwargs['logs']['loss']:.3f}"
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.shown["validation"] = f"{100 * kwargs['metrics']['eval_accuracy']:.1f}%"
+        self.bar.set_postfix(self.shown)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
 
 
 class ReportEpochs(TrainerCallback):

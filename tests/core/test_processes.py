@@ -70,10 +70,13 @@ def trained(tmp_path_factory):
 
 
 def test_two_processes_learn_what_one_does(trained):
-    """Losses to a millionth; weights to less than Adam makes of rounding where a gradient is near zero."""
+    """Losses to a millionth; weights to less than Adam makes of rounding where a gradient is near zero.
+
+    That of a key's bias is zero (softmax does not see it): Adam makes whole steps of its rounding.
+    """
     one, two = (load_file(trained / f"{name}.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys()
-    for name in one:
+    for name in (name for name in one if not name.endswith("k_lin.bias")):
         np.testing.assert_allclose(two[name], one[name], atol=5e-3, err_msg=name)
     one, two = (json.loads((trained / f"{name}.json").read_text()) for name in ("one", "two"))
     assert [epoch["loss"] for epoch in two] == pytest.approx([epoch["loss"] for epoch in one], rel=1e-6)

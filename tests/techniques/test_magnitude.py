@@ -1,7 +1,7 @@
 import pytest
 import torch
 from conftest import check_that_it_resumes, small_trainer
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from stages.checkpoints import encoder
 from stages.techniques.distill import from_teacher_layers
@@ -100,3 +100,21 @@ def test_interrupted_run_resumes_to_the_same_bytes(bert, schedule, tmp_path, mon
     monkeypatch.chdir(tmp_path)
 
     check_that_it_resumes(lambda *callbacks: trainer(bert, schedule, *callbacks, every=4, epochs=4), tmp_path)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_training_of_few_steps_reaches_the_sparsity(bert, schedule, steps):
+    model = from_teacher_layers(bert, [0])
+    settings = MagnitudePruning(
+        parent="x", method=schedule, sparsity=0.5, rounds=4, begin=0.1, end=0.7, freeze_embeddings=True,
+        alpha=1.0, temperature=1.0, seed=0, epochs=1, batch_size=8, learning_rate=1e-3, weight_decay=0.0,
+        warmup=0.0,
+    )  # fmt: skip
+    pruning = Magnitude(model, settings)
+    for step in range(steps):
+        state = TrainerState(global_step=step, max_steps=steps)
+        pruning.on_step_begin(None, state, None)
+        pruning.on_step_end(None, state, None)
+    for module in encoder.linears(model).values():
+        assert (module.weight == 0).float().mean() == pytest.approx(0.5, abs=0.01)

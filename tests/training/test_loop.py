@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,15 @@ def test_a_search_sees_the_epochs(bert, tmp_path, monkeypatch):
     history = loop.fit(trainer(bert), "a test")
     expected = {entry["epoch"]: entry["eval_accuracy"] for entry in history}
     assert study.epochs(Path("epochs"), "student") == expected
+
+
+def test_one_bar_with_loss_and_accuracy_and_nothing_else(bert, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    history = loop.fit(trainer(bert), "a test")
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = [line for line in re.split(r"[\r\n]+", err) if line.strip()]
+    assert all(line.startswith("student: ") for line in lines)
+    assert " 15/15 " in lines[-1]
+    last = history[-1]
+    assert f"loss={last['loss']:.3f}, validation={100 * last['eval_accuracy']:.1f}%" in lines[-1]
