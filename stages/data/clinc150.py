@@ -73,7 +73,9 @@ def _from_hub(name: str, labels: list[str]) -> dict[str, pd.DataFrame]:
         }
     except Exception as error:  # the hub's client raises a dozen kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot load {name!r} from the hub ({reason}): {HOW_TO_GET_IT}") from None
+        raise UserError(
+            f"cannot load {name!r} from the hub ({reason}): connect to it, or {HOW_TO_GET_IT}"
+        ) from None
     if names != labels:
         raise UserError(f"the hub's {name!r} names its intents otherwise than CLINC150 plus: {HOW_TO_GET_IT}")
     return tables

@@ -204,7 +204,7 @@ def test_no_hub(hub):
     """tests/conftest.py keeps the client offline."""
     line = fails(hub=hub)
     assert line.startswith(f"cannot load {hub!r} from the hub (")
-    assert line.endswith(f"): {ADVICE}")
+    assert line.endswith(f"): connect to it, or {ADVICE}")
 
 
 @pytest.mark.parametrize(("text", "reason"), [("refused\nby a proxy", "refused"), ("", "OSError")])
@@ -213,7 +213,7 @@ def test_an_error_of_the_client_is_one_line(monkeypatch, text, reason):
         raise OSError(text)
 
     monkeypatch.setattr("datasets.load_dataset", refuse)
-    assert fails() == f"cannot load 'clinc_oos' from the hub ({reason}): {ADVICE}"
+    assert fails() == f"cannot load 'clinc_oos' from the hub ({reason}): connect to it, or {ADVICE}"
 
 
 @pytest.mark.parametrize(
