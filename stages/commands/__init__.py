@@ -8,7 +8,9 @@ import click
 
 from stages.core.errors import UserError
 
-COMMANDS = ("predict", "serve", "bundle", "publish", "compare", "sweep", "search", "seeds")
+COMMANDS = ("predict", "results", "serve", "bundle", "publish", "compare", "sweep", "search", "seeds")
+# Packages that `pip install -e .` leaves out, and the extra that brings them.
+EXTRAS = {"optuna": "search"}
 
 
 class Commands(click.Group):
@@ -28,6 +30,12 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            line = f"error: {error.name} is not installed: pip install -e '.[{EXTRAS[error.name]}]'"
+            click.echo(line, err=True)
             sys.exit(1)
         except KeyboardInterrupt:
             sys.exit(130)

@@ -38,7 +38,11 @@ def open_study(search: Search) -> optuna.Study:
         except (IntegrityError, ProgrammingError):  # another worker is just making the tables
             time.sleep(HEARTBEAT)
             storage = _storage(search.storage)
-    except (SQLAlchemyError, ImportError) as error:
+    except ImportError:
+        raise UserError(
+            f"search.storage, {search.storage!r}: its driver is not installed: pip install -e '.[postgresql]'"
+        ) from None
+    except SQLAlchemyError as error:
         raise UserError(f"search.storage, {search.storage!r}: {' '.join(str(error).split())}") from None
     return optuna.create_study(
         study_name=search.study,

@@ -33,6 +33,13 @@ def test_a_misspelt_option_is_an_error(intents):
     assert "No such option" in intents("predict", "--modell", "x", fails=2)
 
 
+def test_a_package_of_an_extra_is_named_with_it():
+    code = "import sys; sys.modules['optuna'] = None; from stages.commands import main; main(['search'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1
+    assert done.stderr == "error: optuna is not installed: pip install -e '.[search]'\n"
+
+
 def test_ctrl_c_is_quiet(intents, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
