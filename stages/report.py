@@ -13,7 +13,7 @@ def main():
     from stages.core import model_folder
     from stages.core.atomic import replacing, write_json, write_text
     from stages.data import domains, tables
-    from stages.reporting import answers, figures, load_test, readme, results
+    from stages.reporting import answers, figures, load_test, readme, results, summary
 
     rows = p.variants.table
     folder = Path(p.report.folder)
@@ -50,6 +50,7 @@ def main():
         steps = json.loads(plan.to_json(orient="index"))
         write_json(scratch / "load_test.json", {**steps, "service": service, "machine": load_machine})
         write_json(scratch / "machine.json", machine)
+        write_json(scratch / "selected.json", {"model": best["parent"], "reason": best["reason"]})
 
     pruned = [name for name in points["model"] if name in rows]
     origin = None if points.empty else results.ancestor(points["model"][0], rows, best["parents"])
@@ -81,9 +82,8 @@ def main():
         for name, draw in pictures.items():
             draw(scratch / f"{name}.png")
 
-    headline = results.markdown(table, machine)
     sections = {
-        "Results": headline,
+        "Results": results.markdown(table, machine),
         "Accuracy": answers.comparison_markdown(differences, ancestors),
         "Latency": results.latency_markdown(latency, rows, machine),
         "Calibration": results.calibration_markdown(table),
@@ -92,7 +92,7 @@ def main():
     }
     write_text(folder / "README.md", readme.write(folder.name, best, sections))
     write_json(folder / "summary.json", results.summary(table))
-    print(headline)
+    print(summary.text(folder, Path(p.report.beside) if p.report.beside else None))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from stages.techniques.settings import TECHNIQUES, Training
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-VALUES = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
 def composed(*overrides):
@@ -26,6 +25,9 @@ def composed(*overrides):
         config = compose("config", overrides=list(overrides))
     OmegaConf.resolve(config)
     return OmegaConf.to_yaml(config)
+
+
+VALUES = yaml.safe_load(composed("variants=all"))  # which has every technique
 
 
 def test_params_yaml_is_the_composed_conf():
@@ -37,8 +39,9 @@ def test_params_yaml_is_the_composed_conf():
     [
         [f"{path.parent.name}={path.stem}"]
         for path in sorted((ROOT / "conf").glob("*/*.yaml"))
-        # The former goes with the scenarios of experiment=clinc150-seeds, the latter is chosen by section.
-        if path.stem != "headline" and path.parent.name != "training"
+        # These go with the scenarios of an experiment; `training` is chosen by section.
+        if f"{path.parent.name}={path.stem}" not in ("variants=headline", "variants=smoke")
+        and path.parent.name != "training"
     ],
     ids=lambda overrides: overrides[0],
 )
@@ -197,9 +200,12 @@ def test_each_variant_depends_on_its_own_values_and_parent(stage):
 
 
 def test_what_is_imported_is_installed():
-    """Every module that stages/ imports comes with a dependency of the package itself, not of `dev`."""
+    """Every module that stages/ imports comes with a dependency of the package or of a command."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split(r"[=<>\[ ]", line)[0].lower() for line in project["dependencies"]}
+    extras = project["optional-dependencies"]
+    declared = {
+        re.split(r"[=<>\[ ]", line)[0].lower() for line in [*project["dependencies"], *extras["search"]]
+    }
     distributions = importlib.metadata.packages_distributions()
     for path in (ROOT / "stages").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -124,6 +124,7 @@ def test_students_of_a_students_recipes(project):
                 "soft-movement": {**kd, "method": "movement-soft", "penalty": 10.0},
             },
             "structured": {"structured": {**kd, "heads": 0.25, "feed_forward": 0.75}},
+            "qat": {"qat": kd},
         },
     )
     teacher.main()
@@ -214,7 +215,8 @@ def test_a_calibrated_model_is_the_model_and_its_calibration(project):
 
 def test_evaluation_is_kept(project):
     result = measured(project)
-    assert list(result) == ["sizes", "validation", "test"]
+    assert list(result) == ["sizes", "out_of_scope_share", "validation", "test"]
+    assert result["out_of_scope_share"] == pytest.approx(1 / 3)
     right = logits_of("models/teacher").argmax(-1) == [0, 2, 1]
     assert result["test"] == pytest.approx(result["validation"])
     assert result["test"]["accuracy"] == pytest.approx(right.mean())
@@ -311,7 +313,7 @@ def test_the_calibrated_model_is_timed_loaded_and_reported(project, capsys):
     calibrated = files("calibrated/teacher")
     assert {**files("models/best"), "recipe.json": calibrated["recipe.json"]} == calibrated
     assert recipe("best")["lineage"] == [{"stage": "teacher", "name": "teacher"}]
-    assert "| **teacher** |" in capsys.readouterr().out
+    assert "* teacher is models/best: " in capsys.readouterr().out
     assert set(pd.read_csv(folder / "tables/domains.csv")["domain"]) == {"banking", "oos"}
     plain, fitted = pd.read_csv(folder / "tables/accuracy.csv")["accuracy"]
     assert [plain, fitted] == pytest.approx(

@@ -52,12 +52,13 @@ class Teacher(Training):
     source: Literal["wheel", "hub"]
     model: str
     sha256: str | None
+    freeze_embeddings: bool
     epochs: Annotated[int, Field(ge=0)]
 
 
 class Calibrate(Section):
     scores: Annotated[list[Literal["probability", "energy", "margin"]], Field(min_length=1)]
-    rule: Literal["balanced", "accuracy"]
+    out_of_scope_share: Annotated[float, Field(gt=0, lt=1)] | None
 
 
 class Evaluate(Section):
@@ -91,7 +92,7 @@ class Benchmark(Section):
     runs_per_round: Count
     batch_sizes: Annotated[list[Count], Field(min_length=1)]
     batches_every: Count
-    starts: Count
+    starts: Annotated[int, Field(ge=0)]
     reference: BertShape
 
 
@@ -133,6 +134,7 @@ class Select(Section):
 
 class Report(Section):
     folder: str
+    beside: str | None
 
 
 class Launch(Section):

@@ -32,17 +32,15 @@ TABLES = """| table | what |
 | [load_test.csv](tables/load_test.csv) | latency of each scenario at each load |
 | [load_test.json](tables/load_test.json) | the plan and the HTTP service |
 | [machine.json](tables/machine.json) | CPU and versions |
+| [selected.json](tables/selected.json) | the model to deploy, and why |
 """
 
 
 def write(title: str, best: dict, sections: dict[str, str]) -> str:
     """The text, with the `sections`' tables in Markdown; `best` is the recipe of models/best."""
-    rule = best["parameters"]
     choice = (
-        f"The model to deploy is **{best['parent']}**, saved as `models/best`. It was chosen among the "
-        f"models whose validation accuracy is at most {100 * rule['tolerance']:g} points below the "
-        f"teacher's. It is the {rule['objective']} of them, or the most accurate of those within a tenth of "
-        f"the {rule['objective']}."
+        f"The model to deploy is **{best['parent']}**, saved as `models/best`: {best['reason']}. "
+        "No other model is better by both measures."
     )
     parts = [f"# Results: {title}", choice, "The stage `report` writes this folder. Do not edit it by hand."]
     for heading in dict.fromkeys([*sections, *PICTURES]):

@@ -48,7 +48,10 @@ def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
                 "parent": steps["parent"],
                 "technique": steps["technique"],
                 "validation_accuracy": measures["validation"]["accuracy"],
-                "validation_accuracy_calibrated": measures["validation"]["accuracy_calibrated"],
+                "validation_expected_accuracy_calibrated": measures["validation"][
+                    "expected_accuracy_calibrated"
+                ],
+                "out_of_scope_share": measures["out_of_scope_share"],
                 **measures["test"],
                 **measures["sizes"],
                 "sparsity": steps.get("sparsity", {}).get("overall"),
@@ -98,10 +101,11 @@ def markdown(results: pd.DataFrame, machine: dict) -> str:
         rows.append([_bold(name, row), *(percent(row[key]) for key in ACCURACIES), *_costs(row)])
     paragraphs = [
         "Accuracies are those of the test split. *Calibrated* applies the out-of-scope threshold that was "
-        "chosen on validation. Size is all that is deployed, in MB of 2^20 bytes. Latency is of one query, "
-        f"with tokenization, on {cpu(machine)}. Speed-up is over the teacher: a ratio within interleaved "
-        "rounds, with its 95% bootstrap interval. The model in bold is models/best; it was chosen on "
-        "validation.",
+        "chosen on validation, for the best accuracy where "
+        f"{percent(results['out_of_scope_share'].iloc[0])} of the queries are out of scope. Size is all that "
+        "is deployed, in MB of 2^20 bytes. Latency is of one query, with tokenization, on "
+        f"{cpu(machine)}. Speed-up is over the teacher: a ratio within interleaved rounds, with its 95% "
+        "bootstrap interval. The model in bold is models/best; it was chosen on validation.",
         *noise(results),
     ]
     collapsed = [
@@ -129,16 +133,18 @@ def _costs(row: pd.Series) -> list[str]:
         f"{row['size_mb']:.1f}",
         f"{row['latency_p50_ms']:.2f} ({row['latency_p99_ms']:.2f})",
         _ratio(row, "speedup"),
-        _times(row["speedup_over_bert_base"]),
+        times(row["speedup_over_bert_base"]),
     ]
 
 
 def _ratio(row: pd.Series, key: str) -> str:
-    low, high = (_times(row[f"{key}_{end}"]).removeprefix("×") for end in ("low", "high"))
-    return f"{_times(row[key])} ({low}–{high})"
+    low, high = (times(row[f"{key}_{end}"]).removeprefix("×") for end in ("low", "high"))
+    return f"{times(row[key])} ({low}–{high})"
 
 
-def _times(ratio: float) -> str:
+def times(ratio: float) -> str:
+    if pd.isna(ratio):
+        return "–"
     return f"×{ratio:.1f}" if ratio >= 1 else f"×{ratio:.2f}"
 
 
@@ -171,8 +177,8 @@ def latency_markdown(latency: pd.DataFrame, names: list[str], machine: dict) -> 
             *(_ratio(row, key) for key in ("speedup", "speedup_over_bert_base")),
             *(f"{row[f'{key}_ms']:.2f} ({row[f'{key}_p95_ms']:.2f})" for key in batches),
             f"×{row['overhead']:.2f}",
-            f"{row['start_s']:.2f}",
-            f"{row['peak_mb']:.0f}",
+            "–" if pd.isna(row["start_s"]) else f"{row['start_s']:.2f}",
+            "–" if pd.isna(row["peak_mb"]) else f"{row['peak_mb']:.0f}",
         ]
         for name, row in table.iterrows()
     ]

@@ -11,7 +11,7 @@ from stages.techniques.settings import Distill, MagnitudePruning, SoftMovementPr
 ROOT = Path(__file__).parents[2]
 REMOVED = object()
 ONE = {"name": "one", "model": "teacher"}
-MODELS = "teacher, fine-tuned, distilled, magnitude, soft-movement, "
+MODELS = "teacher, distilled, magnitude, structured, structured-vocabulary, "
 TOP = "distill, prune, structured, vocabulary, qat, export, quantize, pack, data, teacher, variants, "
 
 
@@ -43,10 +43,10 @@ def test_the_repository_s_params():
     magnitude, distilled = (p.variants.models[name] for name in ("magnitude", "distilled"))
     assert isinstance(magnitude, MagnitudePruning) and isinstance(distilled, Distill)
     assert (magnitude.parent, magnitude.rounds, magnitude.batch_size) == ("distilled", 4, 48)
-    assert (distilled.student.layers, distilled.temperature, distilled.epochs) == ([0, 2, 5], 4.0, 5)
-    assert p.variants.parents["soft-movement-ort-int8-packed"] == "soft-movement-ort-int8"
-    assert p.variants.table[0] == "teacher"
-    assert p.variants.stages["soft-movement"] == "prune" and len(p.variants.models) > 20
+    assert (distilled.student.layers, distilled.temperature, distilled.epochs) == ([0, 2, 5], 4.0, 4)
+    assert p.variants.parents["magnitude-ort-int8-packed"] == "magnitude-ort-int8"
+    assert p.variants.table[0] == "teacher" and len(p.variants.table) == 9
+    assert p.variants.stages["magnitude"] == "prune" and len(p.variants.models) == 14
 
 
 def test_the_sweep_is_not_in_the_table(load):
@@ -59,7 +59,7 @@ def test_a_line_replaces_what_it_shares_with_its_section(load):
     line = {"parent": "distilled", "method": "movement-soft", "penalty": 50, "alpha": 0.1, "temperature": 4.0}
     soft = load({"variants.prune.magnitude": line}).variants.models["magnitude"]
     assert isinstance(soft, SoftMovementPruning)
-    assert (soft.penalty, soft.seed, soft.epochs) == (50.0, 0, 4)
+    assert (soft.penalty, soft.seed, soft.epochs) == (50.0, 0, 3)
     assert "sparsity" not in soft.model_dump() and "rounds" not in soft.model_dump()
     own = load({"variants.prune.magnitude": {**line, "epochs": 9, "seed": 7}}).variants.models["magnitude"]
     assert (own.epochs, own.seed) == (9, 7)
@@ -96,6 +96,7 @@ def test_a_stage_without_models_may_be_left_out(load):
         ("quantize.ranges", "mean", "quantize.ranges is 'mean': "),
         ("calibrate.scores", [], "calibrate.scores is []: "),
         ("calibrate.scores", ["energy", "entropy"], "calibrate.scores.1 is 'entropy': "),
+        ("calibrate.out_of_scope_share", 1.0, "calibrate.out_of_scope_share is 1.0: "),
         ("benchmark.batch_sizes", [1, 0], "benchmark.batch_sizes.1 is 0: "),
         (
             "benchmark.reference.hidden_size",
@@ -111,9 +112,9 @@ def test_a_stage_without_models_may_be_left_out(load):
         ("variants.distill.distilled.seed", -1, "variants.distill.distilled.seed is -1: "),
         ("variants.prune.magnitude.sparsity", 1.0, "variants.prune.magnitude.sparsity is 1.0: "),
         (
-            "variants.vocabulary.vocabulary.vocab_size",
+            "variants.vocabulary.structured-vocabulary.vocab_size",
             -1,
-            "variants.vocabulary.vocabulary.vocab_size is -1: ",
+            "variants.vocabulary.structured-vocabulary.vocab_size is -1: ",
         ),
         ("search.space", {}, "search.space is {}: "),
         ("search.space.distill.alpha", 0.5, "search.space.distill.alpha is 0.5: "),
@@ -144,7 +145,11 @@ def test_a_stage_without_models_may_be_left_out(load):
             "magnitude",
             "method is 'magnitude': should be one of magnitude-",
         ),
-        ("variants.quantize.distilled-ort-static.ranges", "x", "distilled-ort-static.ranges is 'x': "),
+        (
+            "variants.quantize.static",
+            {"parent": "distilled-ort", "method": "static", "ranges": "x"},
+            "variants.quantize.static.ranges is 'x': ",
+        ),
         # of another method of the technique
         ("variants.prune.magnitude.penalty", 1.0, "variants.prune.magnitude: no parameter 'penalty' here; "),
         (

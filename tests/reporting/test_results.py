@@ -27,6 +27,8 @@ MACHINE = {
 def accuracies(plain):
     return {
         "accuracy": plain,
+        "expected_accuracy": plain - 0.01,
+        "expected_accuracy_calibrated": plain + 0.005,
         "accuracy_in_scope": plain + 0.05,
         "oos_recall": None,
         "oos_precision": None,
@@ -70,6 +72,7 @@ def outputs(tmp_path, monkeypatch):
                 "size_mb": ms * 8, "embeddings_mb": ms, "encoder_mb": 5 * ms, "head_mb": 0.5 * ms,
                 "tokenizer_mb": 1.5 * ms,
             },
+            "out_of_scope_share": 0.1,
             "validation": accuracies(validation),
             "test": {**accuracies(test), **detected},
         }  # fmt: skip

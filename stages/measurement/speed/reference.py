@@ -13,7 +13,9 @@ NAME = "bert-base-shape"
 def write(folder: Path, teacher: Path, shape: BertShape) -> None:
     """A BERT classifier of `shape` with unfit weights, and the labels and the tokenizer of `teacher`."""
     from tokenizers import Tokenizer
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertConfig, BertForSequenceClassification, logging
+
+    logging.disable_progress_bar()  # of a file that is written within a second
 
     known = Tokenizer.from_file(str(teacher / "tokenizer.json")).get_vocab_size()
     if shape.vocab_size < known:
