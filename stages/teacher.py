@@ -26,6 +26,7 @@ def main():
         history = []
         if p.teacher.epochs:
             encoder.freeze_embeddings(model, p.teacher.freeze_embeddings)
+            encoder.set_dropout(model, p.teacher.dropout)
             head.fit(model, train)
             trainer = Trainer(
                 model,

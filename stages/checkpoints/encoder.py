@@ -108,3 +108,10 @@ def freeze_embeddings(model: PreTrainedModel, frozen: bool) -> None:
     embeddings = model.base_model.embeddings
     for part in (embeddings.word_embeddings, embeddings.position_embeddings):
         part.requires_grad_(not frozen)
+
+
+def set_dropout(model: PreTrainedModel, probability: float) -> None:
+    """Set the probability of every dropout of `model`; its config.json keeps the one that it came with."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability

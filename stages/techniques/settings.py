@@ -47,6 +47,7 @@ class Training(Section):
     learning_rate: Positive = SHARED
     weight_decay: Annotated[float, Field(ge=0)] = SHARED
     warmup: Annotated[float, Field(ge=0, lt=1)] = SHARED
+    dropout: Annotated[float, Field(ge=0, lt=1)] = SHARED
 
 
 class Distillation(Training, Technique):

@@ -8,15 +8,16 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
+import numpy as np
+import safetensors.numpy
 from tokenizers import Tokenizer
 
-from stages.checkpoints import encoder
+from stages.checkpoints.sparse_storage import read_weights
 from stages.core.errors import UserError
 from stages.data import tables
 from stages.techniques.settings import VocabularyPruning
 
+EMBEDDINGS = "embeddings.word_embeddings.weight"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 UNUSED = "[unused"  # BERT's places for pieces that were never given
 
@@ -92,7 +93,7 @@ def processors(post_processor: dict | None) -> list[dict]:
 
 
 def pruned_tokenizer(
-    tokenizer: dict, used: set[str], vocab_size: int = 0, embeddings: torch.Tensor | None = None
+    tokenizer: dict, used: set[str], vocab_size: int = 0, embeddings: np.ndarray | None = None
 ) -> tuple[dict, list[int]]:
     """The tokenizer.json reduced to the pieces `used`, and the old ids of its rows in their new order.
 
@@ -155,11 +156,12 @@ def pruned_tokenizer(
     return new, order
 
 
-def nearest(embeddings: torch.Tensor, rows: list[int], among: list[int]) -> list[int]:
+def nearest(embeddings: np.ndarray, rows: list[int], among: list[int]) -> list[int]:
     """For each of `rows` of `embeddings`, shape (ids, width), the one `among` them at the least angle."""
-    directions = F.normalize(embeddings, dim=1)
+    directions = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
     candidates = directions[among].T
-    nearest_of = [(part @ candidates).argmax(dim=1) for part in directions[rows].split(1024)]
+    parts = (directions[rows[start : start + 1024]] for start in range(0, len(rows), 1024))
+    nearest_of = [(part @ candidates).argmax(axis=1) for part in parts]
     return [among[i] for part in nearest_of for i in part]
 
 
@@ -175,22 +177,25 @@ def prune(parent: Path, folder: Path, texts: Iterable[str], vocab_size: int = 0,
     settings = json.loads((parent / "tokenizer_config.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(parent / "tokenizer.json"))
     tokenizer.no_truncation()
-    model = encoder.load(parent)
+    config = json.loads((parent / "config.json").read_text(encoding="utf-8"))
+    weights = read_weights(parent)
     named = {
         key: value
-        for key, value in model.config.to_dict().items()
+        for key, value in config.items()
         if key.endswith("_token_id") and isinstance(value, int)
     }
     used = {piece for encoding in tokenizer.encode_batch(list(texts)) for piece in encoding.tokens}
     used |= {piece for piece, i in tokenizer.get_vocab().items() if i in named.values()}
-    embeddings = model.get_input_embeddings().get_parameter("weight")
-    pruned, rows = pruned_tokenizer(source, used, vocab_size, embeddings.detach() if share else None)
+    key = next(name for name in weights if name.endswith(EMBEDDINGS))
+    before = weights[key]
+    pruned, rows = pruned_tokenizer(source, used, vocab_size, before if share else None)
 
     place = {old: new for new, old in enumerate(rows)}
-    before, after = embeddings.data, embeddings.data[rows]
-    embeddings.data = after
-    model.config.update({"vocab_size": len(rows), **{key: place.get(i) for key, i in named.items()}})
-    model.save_pretrained(folder)
+    after = weights[key] = before[rows]
+    config |= {"vocab_size": len(rows), **{key: place.get(i) for key, i in named.items()}}
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    safetensors.numpy.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     if "added_tokens_decoder" in settings:
         decoder = settings["added_tokens_decoder"]
         settings["added_tokens_decoder"] = {str(place[int(i)]): token for i, token in decoder.items()}

@@ -117,6 +117,7 @@ def distil(
     start stay zero: a second technique keeps what the first has pruned.
     """
     hyper = hyper or settings
+    encoder.set_dropout(student, hyper.dropout)
     trainer = DistillationTrainer(
         student,
         loop.arguments(

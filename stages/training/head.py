@@ -10,8 +10,8 @@ from stages.training import loop
 def fit(model: PreTrainedModel, examples: list[dict]) -> None:
     """Set the last linear layer of `model` to the logistic regression of its features of the `examples`.
 
-    Fine-tuning from there ("LP-FT", Kumar et al., 2022, arXiv:2202.10054) needs half the epochs of a random
-    head here, and distorts the encoder less. Labels that no example has keep their weights.
+    Fine-tuning from there distorts the encoder less than from a random head ("LP-FT", Kumar et al., 2022,
+    arXiv:2202.10054). Labels that no example has keep their weights.
     """
     from sklearn.linear_model import LogisticRegression
 

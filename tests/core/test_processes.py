@@ -23,7 +23,7 @@ from stages.training import distillation, loop
 from stages.techniques.distill import from_teacher_layers
 from stages.techniques.settings import Training
 
-hyper = Training(epochs=5, batch_size=40, learning_rate=1e-2, weight_decay=0.01, warmup=0.1)
+hyper = Training(epochs=5, batch_size=40, learning_rate=1e-2, weight_decay=0.01, warmup=0.1, dropout=0.0)
 rows = random_rows(40)
 for row, logits in zip(rows, np.random.default_rng(1).normal(size=(40, 3)).astype("f4") * 3):
     row["teacher_logits"] = logits

@@ -109,7 +109,7 @@ def test_a_training_of_few_steps_reaches_the_sparsity(bert, schedule, steps):
     settings = MagnitudePruning(
         parent="x", method=schedule, sparsity=0.5, rounds=4, begin=0.1, end=0.7, freeze_embeddings=True,
         alpha=1.0, temperature=1.0, seed=0, epochs=1, batch_size=8, learning_rate=1e-3, weight_decay=0.0,
-        warmup=0.0,
+        warmup=0.0, dropout=0.0,
     )  # fmt: skip
     pruning = Magnitude(model, settings)
     for step in range(steps):

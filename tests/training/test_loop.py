@@ -15,7 +15,7 @@ from stages.techniques.distill import from_teacher_layers
 from stages.techniques.settings import Training
 from stages.training import loop
 
-HYPER = Training(epochs=3, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1)
+HYPER = Training(epochs=3, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, dropout=0.0)
 
 
 def trainer(bert, *callbacks, seed=0):

@@ -29,20 +29,18 @@ def fit(
     return Calibration(temperature, max(candidates, key=lambda pair: pair[0])[1])
 
 
-def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
-    return -float(np.log(softmax(logits)[np.arange(len(labels)), labels] + 1e-30).mean())
-
-
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The T, between 1/20 and 20, that minimises the negative log likelihood of softmax(logits / T)."""
-    from scipy.optimize import minimize_scalar
+    """The T, between 1/20 and 20, that minimises the negative log likelihood of softmax(logits / T).
 
-    minimum = minimize_scalar(
-        lambda log_t: negative_log_likelihood(logits / np.exp(log_t), labels),
-        bounds=(-np.log(20), np.log(20)),
-        method="bounded",
-    )
-    return float(np.exp(minimum.x))
+    It is convex in 1/T, so its slope has one zero, found by bisection.
+    """
+    true = logits[np.arange(len(labels)), labels]
+    low, high = 1 / 20, 20.0
+    for _ in range(50):
+        inverse = (low * high) ** 0.5
+        slope = ((softmax(inverse * logits) * logits).sum(axis=-1) - true).mean()
+        low, high = (low, inverse) if slope > 0 else (inverse, high)
+    return 1 / inverse
 
 
 def best_threshold(
