@@ -67,7 +67,7 @@ def test_results(clone):
     sections = (report / "README.md").read_text().split("\n## ")
     assert sum(all(name in section for name in rows) for section in sections) >= 5
     sweep = pd.read_csv(report / "tables" / "pruning.csv", index_col="model")
-    assert sweep["method"].to_dict() == {"magnitude": "magnitude-gradual", "movement": "movement-soft"}
+    assert sweep["method"].to_dict() == {"magnitude": "magnitude-gradual"}
     assert sweep["sparsity"]["magnitude"] == pytest.approx(0.6, abs=1e-4)
     assert (sweep["seed"] == 0).all()
 
