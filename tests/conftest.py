@@ -88,7 +88,9 @@ def small_trainer(model, *callbacks, epochs, optimizer=None):
     from stages.techniques.settings import Training
     from stages.training import loop
 
-    hyper = Training(epochs=epochs, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, dropout=0.0)
+    hyper = Training(
+        epochs=epochs, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, dropout=0.0
+    )
     return Trainer(
         model,
         loop.arguments(hyper, "small", 0),

@@ -180,9 +180,7 @@ def prune(parent: Path, folder: Path, texts: Iterable[str], vocab_size: int = 0,
     config = json.loads((parent / "config.json").read_text(encoding="utf-8"))
     weights = read_weights(parent)
     named = {
-        key: value
-        for key, value in config.items()
-        if key.endswith("_token_id") and isinstance(value, int)
+        key: value for key, value in config.items() if key.endswith("_token_id") and isinstance(value, int)
     }
     used = {piece for encoding in tokenizer.encode_batch(list(texts)) for piece in encoding.tokens}
     used |= {piece for piece, i in tokenizer.get_vocab().items() if i in named.values()}

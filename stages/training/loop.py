@@ -119,7 +119,8 @@ def fit(trainer: Trainer, identity: str) -> list[dict]:
     (validation), and what callbacks have logged.
     """
     folder = Path(str(trainer.args.output_dir))
-    trainer.model.set_attn_implementation("eager")  # on short queries no slower, and in bf16 on CPUs faster
+    # On short queries no slower than the fused kernels, and in bf16 on CPUs twice as fast.
+    trainer.model.set_attn_implementation("eager")  # type: ignore[operator, union-attr]
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(progress.ProgressBar(folder.name))
     if path := os.environ.get(processes.EPOCHS_FILE):

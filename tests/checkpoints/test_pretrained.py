@@ -26,7 +26,9 @@ def teacher(**changes):
         "epochs": 1,
         "batch_size": 8,
     }
-    return Teacher(**{**values, "learning_rate": 1e-4, "weight_decay": 0.0, "warmup": 0.0, "dropout": 0.1, **changes})
+    return Teacher(
+        **{**values, "learning_rate": 1e-4, "weight_decay": 0.0, "warmup": 0.0, "dropout": 0.1, **changes}
+    )
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_the_repository_s_params():
     assert (magnitude.parent, magnitude.rounds, magnitude.batch_size) == ("distilled", 4, 48)
     assert (distilled.student.layers, distilled.temperature, distilled.epochs) == ([0, 2, 5], 4.0, 3)
     assert p.variants.parents["magnitude-ort-int8-packed"] == "magnitude-ort-int8"
-    assert p.variants.table[0] == "teacher" and len(p.variants.table) == 9
+    assert p.variants.table[0] == "teacher" and len(p.variants.table) == 8
     assert p.variants.stages["magnitude"] == "prune" and len(p.variants.models) == 14
 
 
