@@ -69,6 +69,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(trained):
     """Losses to a millionth; weights to less than Adam makes of rounding where a gradient is near zero.
 
@@ -82,6 +83,7 @@ def test_two_processes_learn_what_one_does(trained):
     assert [epoch["loss"] for epoch in two] == pytest.approx([epoch["loss"] for epoch in one], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_one_process(trained):
     """Of 13 queries, which two cannot share evenly; as the first epoch, whose weights agree, has them."""
     (one, *_), (two, *_) = (json.loads((trained / f"{name}.json").read_text()) for name in ("one", "two"))
@@ -89,6 +91,7 @@ def test_metrics_are_those_of_one_process(trained):
     assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_every_rank_ends_with_the_same(trained):
     main, other = (load_file(trained / f"{name}.safetensors") for name in ("two", "two-other"))
     for name in main:
@@ -96,6 +99,7 @@ def test_every_rank_ends_with_the_same(trained):
     assert (trained / "two.json").read_text() == (trained / "two-other.json").read_text()
 
 
+@pytest.mark.slow
 def test_no_checkpoint_is_left(trained):
     assert not list((trained / ".checkpoints").glob("*"))
 
