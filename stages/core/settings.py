@@ -22,6 +22,7 @@ class Data(Section):
     path: str
     out_of_scope: str | None
     max_length: Annotated[int, Field(ge=8, le=512)]
+    duplicates: Literal["error", "drop", "first"]
 
 
 class SampleData(Data):
@@ -37,13 +38,22 @@ class Clinc150Data(Data):
     local: str | None
 
 
-class FilesData(Data):
-    source: Literal["files"]
+class TableData(Data):
     text_column: str
     intent_column: str
-    duplicates: Literal["error", "drop"]
     test_fraction: SplitFraction
     validation_fraction: SplitFraction
+
+
+class FilesData(TableData):
+    source: Literal["files"]
+
+
+class HubData(TableData):
+    source: Literal["hub"]
+    hub: str
+    config: str | None
+    revision: str | None
 
 
 class Teacher(Training):
@@ -242,7 +252,7 @@ class Variants(Section):
 
 
 class Params(Sections):  # type: ignore[valid-type, misc]
-    data: Annotated[SampleData | Clinc150Data | FilesData, Field(discriminator="source")]
+    data: Annotated[SampleData | Clinc150Data | FilesData | HubData, Field(discriminator="source")]
     teacher: Teacher
     variants: Variants
     calibrate: Calibrate
