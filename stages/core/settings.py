@@ -17,10 +17,13 @@ from stages.core.errors import UserError
 from stages.core.section import Count, Fraction, Name, Positive, Section, Seed, SplitFraction
 from stages.techniques.settings import TECHNIQUES, Technique, Training
 
+# A name in the data: `data.out_of_scope=42` is the label "42".
+DataName = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+
 
 class Data(Section):
     path: str
-    out_of_scope: str | None
+    out_of_scope: DataName | None
     max_length: Annotated[int, Field(ge=8, le=512)]
     duplicates: Literal["error", "drop", "first"]
 
@@ -39,8 +42,8 @@ class Clinc150Data(Data):
 
 
 class TableData(Data):
-    text_column: str
-    intent_column: str
+    text_column: DataName
+    intent_column: DataName
     test_fraction: SplitFraction
     validation_fraction: SplitFraction
 

@@ -1,5 +1,6 @@
 """The user's own queries: a file, a folder with a file for each split, or JSON in CLINC's layout."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from stages.data.splits import NAMES
 
 def load(params: FilesData) -> dict[str, pd.DataFrame]:
     """The splits that `params.path` has: one file is train alone, and validation may be missing."""
-    path = Path(params.path)
+    path = Path(os.fsdecode(params.path.encode()))  # also where the locale is not UTF-8
     if not path.exists():
         raise UserError(f"{path} does not exist: set data.path to your file or folder")
     columns = (params.text_column, params.intent_column)

@@ -144,7 +144,8 @@ def _json(text: str, place: str):
         )
     except (ValueError, RecursionError) as error:
         reason = str(error).replace("line 1 column", "column")
-        raise UserError(f"{place}: not JSON ({reason}): correct it") from None
+        advice = ", or name it .jsonl if it has an object a line" if "Extra data: line" in reason else ""
+        raise UserError(f"{place}: not JSON ({reason}): correct it{advice}") from None
 
 
 def _json_lines(path: Path, columns: tuple[str, str]) -> Iterator[Row]:
@@ -222,7 +223,7 @@ def _header(content: str, delimiter: str) -> list[str]:
 
 def _parquet(path: Path, columns: tuple[str, str]) -> pd.DataFrame:
     try:
-        content = pq.ParquetFile(path).read()
+        content = pq.ParquetFile(io.BytesIO(path.read_bytes())).read()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} is not whole Parquet ({' '.join(str(error).split())}): get it again"

@@ -273,6 +273,11 @@ def test_a_string_of_parquet_that_is_not_utf_8():
             "q.jsonl, line 1: not JSON (NaN is not JSON): correct it",
         ),
         ("q.json", "[" * 100_000, "q.json: not JSON (maximum recursion depth exceeded"),
+        (
+            "q.json",
+            "{}\n{}",
+            "q.json: not JSON (Extra data: line 2 column 1 (char 3)): correct it, or name it .jso",
+        ),
         ("q.json", "{}", "q.json is no list of objects with 'text' and 'intent': convert it"),
         ("q.parquet", "PAR1", "q.parquet is not whole Parquet ("),
         (
