@@ -23,6 +23,7 @@ def main():
 
     teacher = tokenizer.of_teacher(p.teacher.source, p.teacher.model)
     queries, dropped = duplicates.drop(given, teacher, p.data.max_length, p.data.duplicates)
+    print(duplicates.account(given, dropped))
     if p.data.source in ("files", "hub"):
         queries = splits.complete(queries, p.data.test_fraction, p.data.validation_fraction, p.seed)
     known = set(queries["train"]["intent"])
@@ -42,7 +43,6 @@ def main():
         )
     tables.write("data", queries, tables.Labels(names or sorted(known), p.data.out_of_scope))
     domains.write(domains.of(p.data))
-    print(duplicates.account(given, dropped))
     for split, table in queries.items():
         print(f"{split}: {len(table):,} queries, {table['intent'].nunique()} intents")
 

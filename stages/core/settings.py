@@ -58,6 +58,15 @@ class HubData(TableData):
     config: str | None
     revision: str | None
 
+    @model_validator(mode="after")
+    def _path_is_watched(self):
+        if self.path not in ("stages/data/hub.py", self.hub):
+            raise ValueError(
+                f"path is {self.path!r}: should be stages/data/hub.py, or the folder that hub names; set "
+                "data=files to read a file"
+            )
+        return self
+
 
 class Teacher(Training):
     """`epochs: 0` takes a model that is already fine-tuned as it is."""

@@ -1,6 +1,5 @@
 """The user's own queries: a file, a folder with a file for each split, or JSON in CLINC's layout."""
 
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +12,7 @@ from stages.data.splits import NAMES
 
 def load(params: FilesData) -> dict[str, pd.DataFrame]:
     """The splits that `params.path` has: one file is train alone, and validation may be missing."""
-    path = Path(os.fsdecode(params.path.encode()))  # also where the locale is not UTF-8
+    path = Path(params.path)
     if not path.exists():
         raise UserError(f"{path} does not exist: set data.path to your file or folder")
     columns = (params.text_column, params.intent_column)
@@ -45,8 +44,8 @@ def _files(folder: Path) -> dict[str, Path]:
             files[split] = named[0]
         elif split != "validation":
             raise UserError(
-                f"{folder} holds no {split} file ({', '.join(formats.SUFFIXES)}): add it, or set data.path "
-                "to one file that is split by seed"
+                f"{folder} holds no {split} file ({', '.join(formats.SUFFIXES)}): add it, set data.path "
+                "to one file that is split by seed, or set data=hub if the folder has the hub's layout"
             )
     if ignored := [file.name for file in there if file not in files.values()]:
         print(f"{folder}: {', '.join(ignored)} not read, since the name is no split's")

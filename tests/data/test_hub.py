@@ -119,5 +119,12 @@ def test_no_hub(changes):
     assert line.endswith("): connect to the hub, or correct data.hub and data.config")
 
 
+def test_a_path_that_hub_does_not_name():
+    with pytest.raises(
+        ValueError, match=r"path is 'q.parquet': should be stages/data/hub.py, or the folder that"
+    ):
+        load("no/such-dataset", path="q.parquet")
+
+
 def test_a_configuration_that_is_missing(folder):
     assert fails(folder(train=TRAIN), config="other").endswith("or correct data.hub and data.config")
