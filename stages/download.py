@@ -24,6 +24,10 @@ def main():
     teacher = tokenizer.of_teacher(p.teacher.source, p.teacher.model)
     queries, dropped = duplicates.drop(given, teacher, p.data.max_length, p.data.duplicates)
     print(duplicates.account(given, dropped))
+    if alike := duplicates.read_alike(queries, teacher, p.data.max_length):
+        print(
+            f"{alike} queries differ from one of another intent only in words that the teacher does not know"
+        )
     if p.data.source in ("files", "hub"):
         queries = splits.complete(queries, p.data.test_fraction, p.data.validation_fraction, p.seed)
     known = set(queries["train"]["intent"])

@@ -214,6 +214,16 @@ def test_leaks_are_dropped_and_counted(download, capsys):
     assert "have the intents 'oos' and 'transfer'" in fails(download, "files", path="queries")
 
 
+def test_words_that_the_teacher_does_not_know(download, capsys):
+    rows = [("yes 👍", "balance"), ("yes 👎", "transfer"), ("no 👍", "oos")]
+    write_csv("queries.csv", [*QUERIES, *rows])
+    download("files")
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        "33 rows read, 33 used",
+        "2 queries differ from one of another intent only in words that the teacher does not know",
+    ]
+
+
 def test_a_text_that_is_cut_off(download):
     long = " ".join(f"w{i}" for i in range(40))
     write_folder(QUERIES, [("balance 99", "balance")], [(f"{long} a", "oos")])

@@ -70,6 +70,14 @@ def account(read: dict[str, pd.DataFrame], dropped: dict[str, int]) -> str:
     return line
 
 
+def read_alike(tables: dict[str, pd.DataFrame], tokenizer: Tokenizer, max_length: int) -> int:
+    """How many queries have the tokens of one with another intent, such as 👍 and 👎 to most vocabularies."""
+    tokenizer.enable_truncation(max_length)
+    queries = pd.concat(tables.values(), ignore_index=True)
+    queries["ids"] = [str(encoding.ids) for encoding in tokenizer.encode_batch(queries["text"].tolist())]
+    return int((queries.groupby("ids")["intent"].transform("nunique") > 1).sum())
+
+
 def _pair(rows: pd.DataFrame, kept: pd.DataFrame, which: pd.Series) -> str:
     row = which.idxmax()
     return (
