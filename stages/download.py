@@ -2,7 +2,7 @@
 
 from stages.core import settings
 from stages.core.errors import UserError, command
-from stages.data import clinc150, domains, files, sample, tables
+from stages.data import clinc150, domains, duplicates, files, hub, sample, splits, tables, tokenizer
 
 
 @command
@@ -10,16 +10,30 @@ def main():
     p = settings.load()
     names = None
     if p.data.source == "clinc150":
-        splits, names = clinc150.load(p.data)
+        given, names = clinc150.load(p.data)
+    elif p.data.source == "sample":
+        given = sample.load(p.data, p.seed)
     elif p.data.source == "files":
-        splits = files.load(p.data, p.seed)
+        given = files.load(p.data)
     else:
-        splits = sample.load(p.data, p.seed)
-
-    known = set(splits["train"]["intent"])
-    for split, table in splits.items():
+        given = hub.load(p.data)
+    for split, table in given.items():
         if table.empty:
             raise UserError(f"{p.data.path} has no queries for {split}: add some, or correct data.path")
+
+    teacher = tokenizer.of_teacher(p.teacher.source, p.teacher.model)
+    queries, dropped = duplicates.drop(given, teacher, p.data.max_length, p.data.duplicates)
+    print(duplicates.account(given, dropped))
+    if alike := duplicates.read_alike(queries, teacher, p.data.max_length):
+        print(
+            f"{alike} queries differ from one of another intent only in words that the teacher does not know"
+        )
+    if p.data.source in ("files", "hub"):
+        queries = splits.complete(queries, p.data.test_fraction, p.data.validation_fraction, p.seed)
+    known = set(queries["train"]["intent"])
+    for split, table in queries.items():
+        if table.empty:
+            raise UserError(f"no query is left for {split}: add some that no other split has")
         unknown = sorted(set(table["intent"]) - known)
         if unknown:
             raise UserError(
@@ -31,9 +45,9 @@ def main():
             f"no training query has the out-of-scope intent {p.data.out_of_scope!r}: set "
             "data.out_of_scope to its name, or to null if there is none"
         )
-    tables.write("data", splits, tables.Labels(names or sorted(known), p.data.out_of_scope))
+    tables.write("data", queries, tables.Labels(names or sorted(known), p.data.out_of_scope))
     domains.write(domains.of(p.data))
-    for split, table in splits.items():
+    for split, table in queries.items():
         print(f"{split}: {len(table):,} queries, {table['intent'].nunique()} intents")
 
 

@@ -14,6 +14,7 @@ from stages.reporting.markdown import percent, table_of
 LICENSES = {
     "clinc150": ("cc-by-3.0", "CLINC150 (Larson et al., 2019), CC BY 3.0"),
     "sample": ("apache-2.0", "the corpus embedded in the pipeline, Apache-2.0"),
+    "hub": (None, "the dataset's own; **state its licence here**"),
     "files": (None, "the publisher's own; **state its licence here**"),
 }
 HOW = {

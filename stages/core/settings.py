@@ -17,11 +17,15 @@ from stages.core.errors import UserError
 from stages.core.section import Count, Fraction, Name, Positive, Section, Seed, SplitFraction
 from stages.techniques.settings import TECHNIQUES, Technique, Training
 
+# A name in the data: `data.out_of_scope=42` is the label "42".
+DataName = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+
 
 class Data(Section):
     path: str
-    out_of_scope: str | None
+    out_of_scope: DataName | None
     max_length: Annotated[int, Field(ge=8, le=512)]
+    duplicates: Literal["error", "drop", "first"]
 
 
 class SampleData(Data):
@@ -37,13 +41,31 @@ class Clinc150Data(Data):
     local: str | None
 
 
-class FilesData(Data):
-    source: Literal["files"]
-    text_column: str
-    intent_column: str
-    duplicates: Literal["error", "drop"]
+class TableData(Data):
+    text_column: DataName
+    intent_column: DataName
     test_fraction: SplitFraction
     validation_fraction: SplitFraction
+
+
+class FilesData(TableData):
+    source: Literal["files"]
+
+
+class HubData(TableData):
+    source: Literal["hub"]
+    hub: str
+    config: str | None
+    revision: str | None
+
+    @model_validator(mode="after")
+    def _path_is_watched(self):
+        if self.path not in ("stages/data/hub.py", self.hub):
+            raise ValueError(
+                f"path is {self.path!r}: should be stages/data/hub.py, or the folder that hub names; set "
+                "data=files to read a file"
+            )
+        return self
 
 
 class Teacher(Training):
@@ -242,7 +264,7 @@ class Variants(Section):
 
 
 class Params(Sections):  # type: ignore[valid-type, misc]
-    data: Annotated[SampleData | Clinc150Data | FilesData, Field(discriminator="source")]
+    data: Annotated[SampleData | Clinc150Data | FilesData | HubData, Field(discriminator="source")]
     teacher: Teacher
     variants: Variants
     calibrate: Calibrate

@@ -3,17 +3,20 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from stages.core.errors import UserError
 from stages.core.settings import Clinc150Data
+from stages.data import formats
 
 HOW_TO_GET_IT = (
     "get data/data_oos_plus.json of github.com/clinc/oos-eval, and name it in data.local or in "
     "the environment variable CLINC150_PATH"
 )
+KEYS = ("train", "val", "test", "oos_train", "oos_val", "oos_test")
 
 
 def load(params: Clinc150Data) -> tuple[dict[str, pd.DataFrame], list[str]]:
@@ -23,7 +26,7 @@ def load(params: Clinc150Data) -> tuple[dict[str, pd.DataFrame], list[str]]:
     in the same order either way, held against the checksum in `params.path`.
     """
     try:
-        known = json.loads(Path(params.path).read_text())
+        known = json.loads(Path(params.path).read_text("utf-8"))
         labels, sha256 = known["labels"], known["sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -45,20 +48,40 @@ def checksum(tables: dict[str, pd.DataFrame]) -> str:
 
 
 def read_json(path: Path) -> dict[str, pd.DataFrame]:
-    """Read CLINC's layout: lists of [text, intent] under train, val, test and oos_*."""
+    """Read a file in CLINC's layout."""
     try:
-        content = json.loads(path.read_text())
-        return {
-            split: pd.DataFrame(content[key] + content.get(f"oos_{key}", []), columns=["text", "intent"])
-            for split, key in (("train", "train"), ("validation", "val"), ("test", "test"))
-        }
+        content = formats.read_json(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): {HOW_TO_GET_IT}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    return splits(content, path)
+
+
+def splits(content, path: Path) -> dict[str, pd.DataFrame]:
+    """The splits in CLINC's layout: lists of [text, intent] under train, val, test and oos_*.
+
+    val may be missing. The index says where in `path` each row stands.
+    """
+    if not isinstance(content, dict) or not {"train", "test"} <= {*content} <= {*KEYS}:
+        keys = f"the keys {', '.join(map(repr, content))}" if isinstance(content, dict) else "no keys"
         raise UserError(
-            f"{path} is not in CLINC's layout ({type(error).__name__}: {error}): it needs lists of "
-            "[text, intent] under train, val and test"
-        ) from None
+            f"{path} is not in CLINC's layout (it has {keys}): it needs lists of [text, intent] under train, "
+            f"val and test, and may have them under {', '.join(KEYS[3:])}"
+        )
+    tables = {}
+    for split, key in (("train", "train"), ("validation", "val"), ("test", "test")):
+        if key in content or f"oos_{key}" in content:
+            tables[split] = formats.table([*_rows(content, key, path), *_rows(content, f"oos_{key}", path)])
+    return tables
+
+
+def _rows(content: dict, key: str, path: Path) -> Iterator[formats.Row]:
+    rows = content.get(key, [])
+    if not isinstance(rows, list):
+        raise UserError(f"{path} is not in CLINC's layout: {key} should be a list of [text, intent]")
+    for i, row in enumerate(rows, 1):
+        if not isinstance(row, list) or len(row) != 2:
+            raise UserError(f"{path}, {key}, row {i}: should be [text, intent]")
+        yield f"{path}, {key}, row {i}", *row
 
 
 def _from_hub(name: str, labels: list[str]) -> dict[str, pd.DataFrame]:
@@ -68,8 +91,10 @@ def _from_hub(name: str, labels: list[str]) -> dict[str, pd.DataFrame]:
         dataset = datasets.load_dataset(name, "plus")
         names = dataset["train"].features["intent"].names
         tables = {
-            split: pd.DataFrame({"text": rows["text"], "intent": [names[i] for i in rows["intent"]]})
-            for split, rows in ((split, dataset[split]) for split in ("train", "validation", "test"))
+            split: formats.arrow(
+                dataset[split].with_format("arrow")[:], "text", "intent", f"{name} ({split})", names
+            )
+            for split in ("train", "validation", "test")
         }
     except Exception as error:  # the hub's client raises a dozen kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

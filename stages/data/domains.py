@@ -14,10 +14,10 @@ FILE = Path("domains.json")
 def of(data: Data) -> dict[str, list[str]]:
     """The intents of each domain: of CLINC150 by its authors, of the embedded corpus a file each."""
     if isinstance(data, Clinc150Data):
-        return json.loads(Path(data.path).read_text()).get("domains", {})
+        return json.loads(Path(data.path).read_text("utf-8")).get("domains", {})
     if isinstance(data, SampleData):
         return {
-            path.stem: list(yaml.safe_load(path.read_text())["intents"])
+            path.stem: list(yaml.safe_load(path.read_text("utf-8"))["intents"])
             for path in sorted(Path(data.path).glob("*.yaml"))
             if path.stem != "out_of_scope"
         }

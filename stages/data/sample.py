@@ -10,9 +10,20 @@ import yaml
 
 from stages.core.errors import UserError
 from stages.core.settings import SampleData
+from stages.data import formats
 from stages.data.splits import split_counts
 
 SLOT = re.compile(r"\{(\w+)\}")
+
+
+class Loader(yaml.SafeLoader):
+    """Of an intent that stands twice in a file, YAML alone would keep the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        if len({*keys}) < len(keys):
+            raise ValueError(f"{max(keys, key=keys.count)!r} stands twice")
+        return super().construct_mapping(node, deep)
 
 
 def load(params: SampleData, seed: int) -> dict[str, pd.DataFrame]:
@@ -32,7 +43,10 @@ def load(params: SampleData, seed: int) -> dict[str, pd.DataFrame]:
             split = "test" if i < test else "validation" if i < test + validation else "train"
             chosen = rng.sample(fillings, min(params.queries_per_template, len(fillings)))
             rows[split] += [(text, intent) for text in chosen]
-    return {split: pd.DataFrame(pairs, columns=["text", "intent"]) for split, pairs in rows.items()}
+    return {
+        split: formats.table((f"{split}, row {i}", *pair) for i, pair in enumerate(pairs, 1))
+        for split, pairs in rows.items()
+    }
 
 
 def _read(folder: Path, out_of_scope: str | None) -> list[tuple[str, list[list[str]]]]:
@@ -40,7 +54,7 @@ def _read(folder: Path, out_of_scope: str | None) -> list[tuple[str, list[list[s
     intents = []
     for path in sorted(folder.glob("*.yaml")):
         try:
-            content = yaml.safe_load(path.read_text())
+            content = yaml.load(path.read_text("utf-8"), Loader)
             if path.stem != "out_of_scope":
                 for intent, templates in content["intents"].items():
                     intents.append((intent, [fill(template, content["slots"]) for template in templates]))

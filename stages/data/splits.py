@@ -2,9 +2,13 @@
 
 import random
 
+import numpy as np
 import pandas as pd
 
 from stages.core.errors import UserError
+
+# What sources call each split.
+NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 def split_counts(total: int, test_fraction: float, validation_fraction: float) -> tuple[int, int]:
@@ -31,3 +35,26 @@ def split(
         parts["validation"] += rows[test : test + validation]
         parts["train"] += rows[test + validation :]
     return {name: table.iloc[sorted(rows)].reset_index(drop=True) for name, rows in parts.items()}
+
+
+def complete(
+    tables: dict[str, pd.DataFrame], test_fraction: float, validation_fraction: float, seed: int
+) -> dict[str, pd.DataFrame]:
+    """All three splits: train alone is dealt out to them, and a missing validation is taken out of train."""
+    if "test" not in tables:
+        return split(tables["train"], test_fraction, validation_fraction, seed)
+    if "validation" not in tables:
+        train, validation = take_out(tables["train"], validation_fraction, seed)
+        return {"train": train, "validation": validation, "test": tables["test"]}
+    return tables
+
+
+def take_out(table: pd.DataFrame, fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What is left, and the fraction of each intent; of two queries, one is on either side."""
+    taken: list[int] = []
+    for intent, rows in table.groupby("intent").indices.items():
+        rows = list(rows)
+        random.Random(f"{seed}/{intent}").shuffle(rows)
+        taken += rows[: min(max(1, round(len(rows) * fraction)), len(rows) - 1)]
+    is_taken = np.isin(np.arange(len(table)), taken)
+    return table[~is_taken].reset_index(drop=True), table[is_taken].reset_index(drop=True)

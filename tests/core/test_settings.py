@@ -135,7 +135,7 @@ def test_a_stage_without_models_may_be_left_out(load):
         ),
         ("benchmark.reference.layers", 12, "benchmark.reference: no parameter 'layers' here; "),
         # unknown
-        ("data.source", "web", "data.source is 'web': should be one of 'sample', 'clinc150', 'files'"),
+        ("data.source", "web", "data.source is 'web': should be one of 'sample', 'clinc150', 'files', 'hub'"),
         ("distill.student.init", "x", "distill.student.init is 'x': should be one of 'teacher-layers', "),
         ("variants.prune.magnitude.parent", "x", f"variants: there is no model 'x'; there are {MODELS}"),
         ("variants.rows.x", "table", f"variants: there is no model 'x'; there are {MODELS}"),

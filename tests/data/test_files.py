@@ -20,8 +20,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def load(path, seed=0, **changes):
-    return files.load(FilesData(**(CONF | {"path": path} | changes)), seed)
+def load(path, **changes):
+    return files.load(FilesData(**(CONF | {"path": path} | changes)))
 
 
 def fails(path, **changes):
@@ -34,15 +34,19 @@ def fails(path, **changes):
 def write(path, rows, columns=("text", "intent")):
     Path(path).parent.mkdir(exist_ok=True)
     table = pd.DataFrame(rows, columns=list(columns))
-    if path.endswith(".csv"):
+    if path.lower().endswith("csv"):
         table.to_csv(path, index=False)
+    elif path.endswith("tsv"):
+        table.to_csv(path, index=False, sep="\t")
+    elif path.endswith("parquet"):
+        table.to_parquet(path, index=False)
     else:
-        table.to_json(path, orient="records", lines=True)
+        table.to_json(path, orient="records", lines=path.endswith("jsonl"))
 
 
 def write_splits(kind, train=TRAIN, validation=VALIDATION, test=TEST):
-    """The splits as a folder of CSV or JSONL, or as CLINC's JSON; the path to load."""
-    if kind == "json":
+    """The splits as a folder of files of one format, or as CLINC's JSON; the path to load."""
+    if kind == "clinc":
         Path("q.json").write_text(json.dumps({"train": train, "val": validation, "test": test}))
         return "q.json"
     for split, rows in (("train", train), ("validation", validation), ("test", test)):
@@ -54,188 +58,126 @@ def rows(table):
     return list(table.itertuples(index=False, name=None))
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
+def loaded(path, **changes):
+    return {split: rows(table) for split, table in load(path, **changes).items()}
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet", "clinc"])
 def test_given_splits(kind):
-    tables = load(write_splits(kind))
-    assert rows(tables["train"]) == TRAIN
-    assert rows(tables["validation"]) == VALIDATION
-    assert rows(tables["test"]) == TEST
+    assert loaded(write_splits(kind)) == {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "json", "parquet"])
+def test_one_file_is_train(kind):
+    write(f"q.{kind}", TRAIN)
+    assert loaded(f"q.{kind}") == {"train": TRAIN}
 
 
 def test_json_with_out_of_scope_lists():
     content = {"train": TRAIN[:2], "val": VALIDATION[:2], "test": TEST[:2]}
     content |= {"oos_train": TRAIN[2:], "oos_val": VALIDATION[2:], "oos_test": TEST[2:]}
     Path("q.json").write_text(json.dumps(content))
-    assert {split: rows(table) for split, table in load("q.json").items()} == {
-        "train": TRAIN,
-        "validation": VALIDATION,
-        "test": TEST,
-    }
+    assert loaded("q.json") == {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+    assert load("q.json")["train"].index[-1] == "q.json, oos_train, row 1"
 
 
-@pytest.mark.parametrize("stem", ["validation", "val", "valid", "dev"])
-def test_names_of_the_validation_file(stem):
+@pytest.mark.parametrize("name", ["validation.csv", "val.csv", "valid.csv", "dev.csv", "Dev.CSV"])
+def test_names_of_the_validation_file(name):
     write_splits("csv")
-    Path("q/validation.csv").rename(f"q/{stem}.csv")
-    assert rows(load("q")["validation"]) == VALIDATION
+    Path("q/validation.csv").rename(f"q/{name}")
+    assert loaded("q")["validation"] == VALIDATION
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
+@pytest.mark.parametrize("kind", ["csv", "clinc"])
+def test_no_validation(kind):
+    path = write_splits(kind)
+    if kind == "csv":
+        Path("q/validation.csv").unlink()
+    else:
+        Path(path).write_text(json.dumps({"train": TRAIN, "test": TEST}))
+    assert loaded(path) == {"train": TRAIN, "test": TEST}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
 def test_a_missing_split_file(split):
     write_splits("csv")
     Path(f"q/{split}.csv").unlink()
-    assert fails("q").startswith(f"q holds no {split}.csv or {split}.jsonl: add it, or set data.path")
-
-
-@pytest.mark.parametrize("path", ["q.csv", "q.jsonl"])
-def test_a_single_file_is_split_by_seed(path):
-    made = [(f"{intent} {i}", intent) for intent, n in (("balance", 40), ("oos", 10)) for i in range(n)]
-    write(path, made)
-    first, again, other = load(path), load(path), load(path, seed=1)
-    counts = {split: table["intent"].value_counts().to_dict() for split, table in first.items()}
-    assert counts == {
-        "train": {"balance": 28, "oos": 7},
-        "validation": {"balance": 4, "oos": 1},
-        "test": {"balance": 8, "oos": 2},
-    }
-    assert sorted(row for table in first.values() for row in rows(table)) == sorted(made)
-    for split in first:
-        pd.testing.assert_frame_equal(first[split], again[split])
-        assert rows(first[split]) != rows(other[split])
-
-
-def test_a_single_file_has_each_text_once():
-    made = [(f"{intent} {i}", intent) for intent in ("balance", "oos") for i in range(10)]
-    write("q.csv", [*made, *made, (" balance 1 ", "balance"), ("balance 2", "balance ")])
-    assert sorted(row for table in load("q.csv").values() for row in rows(table)) == sorted(made)
-
-
-def test_a_single_file_with_too_few_queries_of_an_intent():
-    write("q.csv", [*TRAIN, ("a", "rare"), ("b", "rare"), ("b", "rare")])
-    assert fails("q.csv").startswith("intent 'balance' has 1 distinct queries, and a split needs 3 at least")
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
-def test_a_text_with_two_intents(kind):
-    path = write_splits(kind, train=[*TRAIN, ("send 5 dollars", "balance"), TRAIN[0]])
-    where = "q.json (train)" if kind == "json" else f"q/train.{kind}"
-    assert fails(path) == (
-        f"{where}: 1 texts have more than one intent, the first is 'send 5 dollars': "
-        "keep one of each, or set data.duplicates=drop"
-    )
-    assert rows(load(path, duplicates="drop")["train"]) == TRAIN
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "json"])
-def test_a_text_in_two_splits(kind):
-    path = write_splits(
-        kind, train=[*TRAIN, TEST[0], (" pay her", "transfer")], validation=[*VALIDATION, TEST[1]]
-    )
-    assert fails(path) == (
-        "1 texts of validation stand in another split too, the first is 'move money': "
-        "remove them, or set data.duplicates=drop"
-    )
-    tables = load(path, duplicates="drop")
-    assert (rows(tables["train"]), rows(tables["validation"]), rows(tables["test"])) == (
-        TRAIN,
-        VALIDATION,
-        TEST,
+    assert fails("q").startswith(
+        f"q holds no {split} file (.csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet): add"
     )
 
 
-@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_columns_of_other_names(suffix):
-    path = f"q.{suffix}"
-    made = [(i, f"query {i}", "oos") for i in range(5)]
-    write(path, made, columns=["id", "utterance", "label"])
-    tables = load(path, text_column="utterance", intent_column="label")
-    assert sorted(row for table in tables.values() for row in rows(table)) == [row[1:] for row in made]
-    advice = "set data.text_column and data.intent_column"
-    assert fails(path) == f"{path} has no column 'text'; it has 'id', 'utterance', 'label': {advice}"
-    assert fails(path, text_column="utterance") == (
-        f"{path} has no column 'intent'; it has 'id', 'utterance', 'label': {advice}"
+def test_two_files_for_a_split():
+    write_splits("csv")
+    write("q/train.jsonl", TRAIN)
+    assert fails("q") == "q has train.csv and train.jsonl for train: keep one"
+    Path("q/train.jsonl").unlink()
+    write("q/dev.csv", VALIDATION)
+    assert fails("q") == "q has dev.csv and validation.csv for validation: keep one"
+
+
+def test_other_files_of_the_folder_are_named(capsys):
+    write_splits("csv")
+    write("q/oos.csv", TEST)
+    write("q/._train.csv", TEST)
+    Path("q/LICENSE").touch()
+    assert loaded("q")["train"] == TRAIN
+    assert capsys.readouterr().out == "q: oos.csv not read, since the name is no split's\n"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_columns_of_other_names(kind):
+    path = f"q.{kind}"
+    write(path, [(i, f"query {i}", "oos") for i in range(5)], columns=["id", "utterance", "label"])
+    made = loaded(path, text_column="utterance", intent_column="label")
+    assert made == {"train": [(f"query {i}", "oos") for i in range(5)]}
+    message = (
+        "has no column 'text'; it has 'id', 'utterance', 'label': set data.text_column and data.intent_column"
     )
-
-
-@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-@pytest.mark.parametrize(
-    "texts",
-    [
-        ["NA", "nan", "null", "None"],
-        ["007", "12", "1.0", "1e5"],
-        ["2020-01-01", "2020-01-02", "2020-01-03"],
-        ["true", "false", "True"],
-        ["a,b", 'say "hi"', "café", "two\nlines"],
-    ],
-)
-def test_text_is_kept_as_text(suffix, texts):
-    write(f"q.{suffix}", [(text, "NA") for text in texts], columns=["date", "nan"])
-    tables = load(f"q.{suffix}", text_column="date", intent_column="nan")
-    assert sorted(row for table in tables.values() for row in rows(table)) == sorted((t, "NA") for t in texts)
-
-
-@pytest.mark.parametrize("path", ["q.csv", "q.jsonl"])
-def test_a_byte_order_mark_is_skipped(path):
-    write(path, [(f"query {i}", "oos") for i in range(5)])
-    Path(path).write_bytes(b"\xef\xbb\xbf" + Path(path).read_bytes())
-    assert sum(len(table) for table in load(path).values()) == 5
-
-
-@pytest.mark.parametrize(
-    ("path", "content", "message"),
-    [
-        # rows
-        ("q.csv", "a,oos\n  ,oos\n,oos", "q.csv: 2 rows have an empty text or one that is not a string, the"),
-        ("q.csv", "a,oos\n  ,oos", "the first at row 2: fill them or remove them"),
-        ("q.csv", "a,oos\nb,", "q.csv: 1 rows have an empty intent"),
-        ("q.csv", "a,oos\nb", "q.csv: 1 rows have an empty intent"),
-        (
-            "q.jsonl",
-            '{"text": "a", "intent": "b"}\n{"text": null, "intent": "b"}',
-            "text or one that is not a",
-        ),
-        ("q.jsonl", '{"text": "a", "intent": "b"}\n{"intent": "b"}', "text or one that is not a string"),
-        ("q.jsonl", '{"text": 12, "intent": "b"}', "q.jsonl: 1 rows have an empty text or one that is not"),
-        ("q.jsonl", '{"text": "a", "intent": 3}', "q.jsonl: 1 rows have an empty intent or one that is not"),
-        ("q.json", '{"train": [[null, "a"]], "val": [], "test": []}', "q.json (train): 1 rows have an empty"),
-        ("q.json", '{"train": [], "val": [], "test": [["a", 3]]}', "q.json (test): 1 rows have an empty"),
-        # layout
-        ("q.csv", "a,oos\nb,c,oos", "q.csv cannot be read: Error tokenizing data."),
-        ("q.csv", '"a,oos', "q.csv cannot be read: Error tokenizing data."),
-        (
-            "q.csv",
-            "well, a,oos",
-            "q.csv cannot be read: rows are longer than the header: quote texts that hold",
-        ),
-        ("q.jsonl", '{"text": "a", "intent": "b"}\n{"text": ', "q.jsonl cannot be read: Expected object"),
-        ("q.jsonl", "", "q.jsonl has no column 'text'; it has none: set data.text_column"),
-        ("q.jsonl", "[1, 2]", "q.jsonl has no column 'text'; it has 0, 1: set data.text_column"),
-        ("q.json", "{", "q.json is not in CLINC's layout (JSONDecodeError: "),
-        ("q.json", "{}", "(KeyError: 'train'): it needs lists of [text, intent] under train, val and test"),
-        ("q.json", "[]", "q.json is not in CLINC's layout (TypeError: "),
-        ("q.json", '{"train": ["a"], "val": [], "test": []}', "not in CLINC's layout (ValueError: "),
-        ("q.json", '{"train": {}, "val": [], "test": []}', "not in CLINC's layout (TypeError: "),
-        ("q.txt", "", "q.txt is none of .csv, .jsonl and .json (CLINC's layout): convert it"),
-        ("q", "", "q is none of .csv, .jsonl and .json (CLINC's layout): convert it"),
-    ],
-)
-def test_a_bad_file_is_one_line(path, content, message):
-    Path(path).write_text(f"text,intent\n{content}\n" if path == "q.csv" else content)
     assert message in fails(path)
+    assert "has no column 'intent'; it has 'id'" in fails(path, text_column="utterance")
 
 
-def test_an_empty_csv():
-    Path("q.csv").touch()
-    assert fails("q.csv") == "q.csv cannot be read: No columns to parse from file"
+def test_files_that_cannot_be_read():
+    assert fails("nowhere") == "nowhere does not exist: set data.path to your file or folder"
+    Path("q.csv").symlink_to("q.csv")
+    assert fails("q.csv") == "q.csv does not exist: set data.path to your file or folder"
+    write_splits("csv")
+    Path("q/train.csv").unlink()
+    Path("q/train.csv").mkdir()
+    assert fails("q") == "q/train.csv cannot be read (Is a directory): correct data.path, or the file"
+    Path("q.json").mkdir()
+    assert fails("q.json").startswith("q.json holds no train file")
 
 
-@pytest.mark.parametrize("path", ["q.csv", "q.jsonl", "q.json"])
-def test_a_file_that_is_not_utf_8(path):
-    Path(path).write_bytes("text,intent\ncafé,oos\n".encode("latin-1"))
-    assert fails(path).startswith(f"{path} ")
-    assert "'utf-8' codec can't decode byte 0xe9" in fails(path)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "{",
+            "q.json: not JSON (Expecting property name enclosed in double quotes: column 2 (char 1)): ",
+        ),
+        (
+            "{}",
+            "q.json is not in CLINC's layout (it has the keys ): it needs lists of [text, intent] under",
+        ),
+        ("3", "q.json is no list of objects with 'text' and 'intent': convert it"),
+        ('{"train": ["ab"], "test": []}', "q.json, train, row 1: should be [text, intent]"),
+        (
+            '{"train": [[null, "a"]], "test": []}',
+            "q.json, train, row 1: the text is empty, or neither a string nor",
+        ),
+        (
+            '{"train": [], "test": [["a", true]]}',
+            "q.json, test, row 1: the intent is empty, or neither a string no",
+        ),
+    ],
+)
+def test_bad_json_is_one_line(content, message):
+    Path("q.json").write_text(content)
+    assert fails("q.json").startswith(message)
 
 
-@pytest.mark.parametrize("path", ["q.csv", "q.json", "nowhere"])
-def test_a_missing_file(path):
-    assert fails(path) == f"{path} does not exist: set data.path to your file or folder"
+def test_numbers_are_labels_in_clincs_layout():
+    Path("q.json").write_text('{"train": [["a", 1]], "test": [["b", 1]]}')
+    assert loaded("q.json") == {"train": [("a", "1")], "test": [("b", "1")]}

@@ -107,6 +107,7 @@ def test_the_name_of_out_of_scope(queries, name):
         ("slots: {day: [1", "ParserError"),
         ("slots: {day: [monday]}\nintents: {book: ['book {month}']}", "KeyError: 'month'"),
         ("slots: {day: [monday]}", "KeyError: 'intents'"),
+        ("intents: {book: [a], ask: [b], book: [c]}", "ValueError: 'book' stands twice"),
         ("- a\n- b", "TypeError"),
         ("", "TypeError"),
     ],

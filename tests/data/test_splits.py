@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.core.errors import UserError
-from stages.data.splits import split, split_counts
+from stages.data.splits import complete, split, split_counts, take_out
 
 FRACTION = st.floats(min_value=0, max_value=0.5, exclude_min=True, exclude_max=True)
 SIZES = {"balance": 40, "oos": 10, "transfer": 3}
@@ -65,3 +65,23 @@ def test_an_intent_with_too_few_queries():
         UserError, match=r"^intent 'rare' has 2 distinct queries, and a split needs 3 at least"
     ):
         split(queries(SIZES | {"rare": 2}), 0.2, 0.1, seed=0)
+
+
+def test_a_missing_validation_is_taken_out_of_train():
+    train, test = queries(SIZES | {"rare": 1}), queries({"alarm": 5})
+    parts = complete({"train": train, "test": test}, 0.2, 0.1, seed=0)
+    assert parts["test"] is test
+    counts = {name: parts[name]["intent"].value_counts().to_dict() for name in ("train", "validation")}
+    assert counts == {
+        "train": {"balance": 36, "oos": 9, "transfer": 2, "rare": 1},
+        "validation": {"balance": 4, "oos": 1, "transfer": 1},
+    }
+    assert sorted([*parts["train"]["text"], *parts["validation"]["text"]]) == sorted(train["text"])
+    again, other = (take_out(train, 0.1, seed)[1]["text"].tolist() for seed in (0, 1))
+    assert parts["validation"]["text"].tolist() == again != other
+
+
+def test_given_splits_stay():
+    given = {"train": queries(SIZES), "validation": queries({"oos": 1}), "test": queries({"oos": 2})}
+    assert complete(given, 0.2, 0.1, seed=0) is given
+    assert list(complete({"train": queries(SIZES)}, 0.2, 0.1, seed=0)) == ["train", "validation", "test"]
