@@ -72,7 +72,7 @@ def _advice(file: Path, path: Path, can_be_dvc: bool) -> str:
 
 def _files(path: Path, *options: str) -> list[Path]:
     """The files of `path` that `git ls-files` lists with these options: without, those that Git tracks."""
-    command = ["git", "--literal-pathspecs", "ls-files", "-z", *options, "--", path]
+    command = ["git", "--literal-pathspecs", "ls-files", "-z", *options, "--", str(path)]
     done = subprocess.run(command, capture_output=True)
     if done.returncode:
         raise UserError(f"git ls-files: {' '.join(os.fsdecode(done.stderr).split())}")

@@ -23,10 +23,9 @@ def run(*command):
 def repository(tmp_path, monkeypatch):
     """An empty one, as the working directory."""
     folder = tmp_path / "repository"
-    folder.mkdir()
+    (folder / ".dvc").mkdir(parents=True)
     monkeypatch.chdir(folder)
     run("git", "init", "-q")
-    run(sys.executable, "-m", "dvc", "init", "-q")
     return folder
 
 
@@ -149,23 +148,32 @@ def test_the_other_files_that_settings_name(repository, monkeypatch):
     assert line(HUB) is None
 
 
-def test_no_search_and_no_queue_starts(tmp_path):
-    """One line, and nothing is queued; once the file is tracked, it is."""
+@pytest.fixture
+def clone(tmp_path):
+    """With an untracked file of queries."""
     clone = Clone(tmp_path)
-    (tmp_path / "queries.csv").write_text("text,intent\n")
-    search = (sys.executable, "-m", "stages.commands", "search", "data=files")
-    output = clone(*search, ok=False)
+    write(tmp_path / "queries.csv")
+    return clone
+
+
+def test_no_search_starts(clone):
+    output = clone(sys.executable, "-m", "stages.commands", "search", "data=files", ok=False)
     assert output.startswith("error: data.path: queries.csv is untracked") and len(output.splitlines()) == 1
-    assert not (tmp_path / "search.db").exists()
+    assert not (clone.path / "search.db").exists()
+
+
+@pytest.mark.slow
+def test_nothing_is_queued(clone):
+    """Once both files are tracked, it is."""
     queue = ("dvc", "exp", "run", "--queue", "-S", "data=files", "-S", "data.path=queries.csv,more.csv")
     output = clone(*queue, ok=False)
     assert output.splitlines()[-1].startswith("ERROR: data.path: queries.csv is untracked")
     clone("git", "add", "queries.csv")
     output = clone(*queue, ok=False)
     assert output.splitlines()[-1].startswith("ERROR: more.csv does not exist")
-    (tmp_path / "more.csv").write_text("text,intent\n")
+    write(clone.path / "more.csv")
     clone("dvc", "add", "-q", "more.csv")
     clone("git", "add", "more.csv.dvc", ".gitignore")
-    assert "No experiments" in clone("dvc", "queue", "status")
+    assert "No experiment tasks" in clone("dvc", "queue", "status")
     assert clone(*queue).count("Queued experiment") == 2
     assert not clone("git", "diff", "HEAD", "--name-only", "--", "params.yaml")
