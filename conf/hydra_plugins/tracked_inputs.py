@@ -1,9 +1,13 @@
 """A plugin of Hydra, by which `dvc exp run --queue` and `--temp` refuse data that their copies will lack."""
 
+import contextlib
 import sys
+from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+ROOT = Path(__file__).parents[2]
 
 
 class TrackedInputs(SearchPathPlugin):
@@ -29,7 +33,8 @@ class TrackedInputs(SearchPathPlugin):
         if arguments.copy_paths:
             return
         try:
-            for overrides in get_hydra_sweeps(to_path_overrides(arguments.set_param)):
-                tracked.check(settings.compose(overrides.get("params.yaml", [])))
+            with contextlib.chdir(ROOT):
+                for overrides in get_hydra_sweeps(to_path_overrides(arguments.set_param)):
+                    tracked.check(settings.compose(overrides.get("params.yaml", [])))
         except UserError as error:
             raise InvalidArgumentError(str(error)) from None
