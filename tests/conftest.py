@@ -167,6 +167,12 @@ def word_tokenizer():
     return tokenizer
 
 
+def locale(variables):
+    """An environment whose locale and encodings are those of `variables` alone."""
+    names = ("LC_", "LANG", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONCOERCECLOCALE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(names)} | variables
+
+
 @pytest.fixture
 def bert():
     return tiny_bert()

@@ -1,12 +1,13 @@
 """What a person runs: `intents <command>`."""
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import click
 
-from stages.core.errors import UserError
+from stages.core.errors import UserError, escape_output, reader_left
 
 COMMANDS = ("predict", "results", "serve", "bundle", "publish", "compare", "sweep", "search", "seeds")
 # Packages that `pip install -e .` leaves out, and the extra that brings them.
@@ -25,6 +26,10 @@ class Commands(click.Group):
             return None
         return import_module(f"stages.commands.{name}").command
 
+    def main(self, *args, **kwargs):
+        escape_output()
+        return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context):
         try:
             return super().invoke(ctx)
@@ -37,8 +42,19 @@ class Commands(click.Group):
             line = f"error: {error.name} is not installed: pip install -e '.[{EXTRAS[error.name]}]'"
             click.echo(line, err=True)
             sys.exit(1)
+        except BrokenPipeError:
+            reader_left()
         except KeyboardInterrupt:
             sys.exit(130)
+
+
+def typed(argument: str, name: str) -> str:
+    """The UTF-8 text of an argument, whatever the locale; a UserError names the byte that is not."""
+    try:
+        return os.fsencode(argument).decode()
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        where = f"byte {error.start + 1}: {error.reason}"
+        raise UserError(f"{name} is not UTF-8 ({where}): give whole characters") from None
 
 
 def warn_if_uncalibrated(model: Path) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from stages.commands import typed
+
 
 @click.command
 @click.argument("overrides", nargs=-1)
@@ -22,11 +24,12 @@ def command(overrides: tuple[str, ...]):
     """
     from stages.core import settings
 
-    p = settings.compose(list(overrides))
-    from stages.commands import study, trials
+    p = settings.compose([typed(override, "an override") for override in overrides])
+    from stages.commands import study, tracked, trials
     from stages.core import model_folder
     from stages.core.atomic import replacing
 
+    tracked.check(p)
     optuna_study = study.open_study(p.search)
     if not study.run(optuna_study, p, overrides):
         click.echo("all trials are done: another worker applies the best of them")
@@ -36,7 +39,7 @@ def command(overrides: tuple[str, ...]):
     for name, write in trials.outputs(optuna_study, p.search).items():
         with replacing(folder / name) as scratch:
             write(scratch)
-    click.echo((folder / "trials.md").read_text())
+    click.echo((folder / "trials.md").read_text(encoding="utf-8"))
     study.run_through()
     best = model_folder.recipe(model_folder.MODELS / "best")["parent"]
     click.echo(f"{study.best(optuna_study).user_attrs['experiment']} is applied; models/best is {best}")

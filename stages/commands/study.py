@@ -1,6 +1,7 @@
 """An Optuna study whose trials are DVC experiments."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -28,6 +29,14 @@ HEARTBEAT = 10  # seconds; a worker that is silent for three times as long has d
 PATIENCE = 60
 DVC = (sys.executable, "-m", "dvc")
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # of heartbeats
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    """False for Optuna's report of a UserError or of Ctrl-C, which end a search without a traceback."""
+    return not record.exc_info or not isinstance(record.exc_info[1], UserError | KeyboardInterrupt)
+
+
+logging.getLogger("optuna.study._optimize").addFilter(_is_no_traceback)
 
 
 def open_study(search: Search) -> optuna.Study:
@@ -105,7 +114,7 @@ def objective(trial: optuna.Trial, p: Params, overrides: Sequence[str]) -> float
         targets.append("evaluate@teacher")
     watched(trial, [*command, *targets], search.model)
     if search.git_remote:
-        subprocess.run([*DVC, "exp", "push", search.git_remote, experiment], check=True)
+        _run("exp", "push", search.git_remote, experiment)
 
     evaluation = json.loads(dvc.api.read(f"evaluations/{search.model}/accuracy.json", rev=experiment))
     costs = {"size_mb": evaluation["sizes"]["size_mb"]}
@@ -142,7 +151,10 @@ def watched(trial: optuna.Trial, command: Sequence[str], model: str) -> None:
             finally:
                 _stop(process)
     if process.returncode:
-        raise UserError(f"the experiment of trial {trial.number} failed, see above; start again to go on")
+        raise UserError(
+            f"the experiment of trial {trial.number} failed, as is said above: mend it, then the same "
+            "command goes on"
+        )
 
 
 def epochs(file: Path, model: str) -> dict[int, float]:
@@ -192,13 +204,21 @@ def apply_best(study: optuna.Study, search: Search) -> None:
     """Apply the best trial's experiment to the workspace."""
     experiment = best(study).user_attrs["experiment"]
     if search.git_remote:
-        subprocess.run([*DVC, "exp", "pull", search.git_remote, experiment], check=True)
+        _run("exp", "pull", search.git_remote, experiment)
     # DVC fails at outputs that no trial made, after it has applied the rest. The params tell whether it did.
-    applied = subprocess.run([*DVC, "exp", "apply", experiment], capture_output=True, text=True)
+    applied = subprocess.run([*DVC, "exp", "apply", experiment], capture_output=True)
     if dvc.api.params_show() != dvc.api.params_show(rev=experiment):
-        raise UserError(f"{experiment} cannot be applied: {applied.stderr.strip()}")
+        raise UserError(f"{experiment} cannot be applied: {' '.join(os.fsdecode(applied.stderr).split())}")
 
 
 def run_through() -> None:
     """Make what the applied trial lacks."""
-    subprocess.run([*DVC, "repro"], check=True)
+    _run("repro")
+
+
+def _run(*arguments: str) -> None:
+    """Run DVC; a UserError, if it fails."""
+    if subprocess.run([*DVC, *arguments]).returncode:
+        raise UserError(
+            f"dvc {' '.join(arguments)} failed, as is said above: mend it, then the same command goes on"
+        )

@@ -132,7 +132,7 @@ def outputs(study: optuna.Study, search: Search) -> dict[str, Callable[[Path], o
     table = collect(study, search)
     files: dict[str, Callable[[Path], object]] = {
         "trials.csv": lambda path: table.to_csv(path, index=False, float_format="%.6g"),
-        "trials.md": lambda path: path.write_text(markdown(table, search)),
+        "trials.md": lambda path: path.write_text(markdown(table, search), encoding="utf-8"),
         "history.png": lambda path: _plot(draw.plot_optimization_history, study, "Accuracy by trial", path),
         "parallel.png": lambda path: _plot(
             draw.plot_parallel_coordinate, study, "Settings and accuracy", path

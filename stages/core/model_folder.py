@@ -45,7 +45,7 @@ def write_recipe(folder: Path, parent: str, technique: str, parameters: dict, **
 
 
 def recipe(folder: Path) -> dict:
-    return json.loads((folder / "recipe.json").read_text())
+    return json.loads((folder / "recipe.json").read_bytes())
 
 
 def label_names(folder: Path) -> list[str]:
@@ -55,7 +55,7 @@ def label_names(folder: Path) -> list[str]:
         raise UserError(
             f"{folder} is no model folder: it has no config.json; dvc repro makes calibrated/<name>"
         )
-    id2label = json.loads(path.read_text())["id2label"]
+    id2label = json.loads(path.read_bytes())["id2label"]
     return [id2label[str(i)] for i in range(len(id2label))]
 
 

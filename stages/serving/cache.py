@@ -6,31 +6,32 @@ from pathlib import Path
 
 from stages.runtime import Prediction
 
+Key = tuple[int, ...]
+
 
 class ResponseCache:
-    """The last `size` answers used, by the text as the model's tokenizer normalizes it. Thread-safe."""
+    """The last `size` answers used, by the token ids that the model reads. Thread-safe."""
 
     def __init__(self, folder: Path, size: int):
         from tokenizers import Tokenizer
 
-        self.normalizer = Tokenizer.from_file(str(folder / "tokenizer.json")).normalizer
+        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.encode_special_tokens = True  # as stages.runtime has it
         self.size = size
-        self.answers: OrderedDict[str, Prediction] = OrderedDict()
+        self.answers: OrderedDict[Key, Prediction] = OrderedDict()
         self.lock = threading.Lock()
 
-    def key(self, text: str) -> str:
-        """The same for texts that the model cannot tell apart, such as those that differ in spaces."""
-        if self.normalizer is not None:
-            text = self.normalizer.normalize_str(text)
-        return " ".join(text.split())
+    def key(self, text: str) -> Key:
+        """The same for texts that the model cannot tell apart, such as those that are cut alike."""
+        return tuple(self.tokenizer.encode(text).ids)
 
-    def get(self, key: str) -> Prediction | None:
+    def get(self, key: Key) -> Prediction | None:
         with self.lock:
             if key in self.answers:
                 self.answers.move_to_end(key)
             return self.answers.get(key)
 
-    def put(self, key: str, answer: Prediction) -> None:
+    def put(self, key: Key, answer: Prediction) -> None:
         with self.lock:
             self.answers[key] = answer
             self.answers.move_to_end(key)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -31,6 +32,13 @@ class BadRequest(Exception):
         self.status = status
 
 
+def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise BadRequest(400, "an object of the body has a key twice: send each once")
+    return content
+
+
 async def texts_of(request: Request) -> tuple[list[str], bool]:
     """The texts in the body, {"text": ...} or {"texts": [...]}, and whether it was the latter."""
     body = b""
@@ -43,9 +51,9 @@ async def texts_of(request: Request) -> tuple[list[str], bool]:
     except TimeoutError:
         raise BadRequest(408, f"the body was not all there after {BODY_SECONDS} s: send it at once") from None
     try:
-        content = json.loads(body.decode("utf-8"))
+        content = json.loads(body.decode("utf-8"), object_pairs_hook=_each_key_once)
     except UnicodeDecodeError as error:
-        raise BadRequest(400, f"the body is not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise BadRequest(400, f"the body is not UTF-8 ({error.reason} at byte {error.start + 1})") from None
     except (ValueError, RecursionError) as error:
         raise BadRequest(400, f'the body is not JSON ({error}): send {{"text": "..."}}') from None
     if not isinstance(content, dict) or len(content.keys() & {"text", "texts"}) != 1:
@@ -58,16 +66,34 @@ async def texts_of(request: Request) -> tuple[list[str], bool]:
         raise BadRequest(400, '"texts" is empty: send at least one')
     if len(texts) > MOST_TEXTS:
         raise BadRequest(413, f'"texts" has {len(texts)} texts: send at most {MOST_TEXTS} at a time')
-    for text in texts:
+    for number, text in enumerate(texts, 1):
+        which = f"text {number}" if several else "the text"
         if not text.strip():
-            raise BadRequest(400, "a text is empty: send at least one word")
+            raise BadRequest(400, f"{which} is empty: send at least one word")
         if len(text) > MOST_CHARACTERS:
-            raise BadRequest(413, f"a text has {len(text)} characters: send at most {MOST_CHARACTERS}")
+            raise BadRequest(413, f"{which} has {len(text)} characters: send at most {MOST_CHARACTERS}")
         try:
             text.encode()
-        except UnicodeEncodeError:
-            raise BadRequest(400, "a text has half of a surrogate pair: send whole characters") from None
+        except UnicodeEncodeError as error:
+            half = f"{which} has half of a surrogate pair, its character {error.start + 1}"
+            raise BadRequest(400, f"{half}: send whole characters") from None
     return texts, several
+
+
+async def not_served(request: Request, error: Exception) -> Response:
+    """The answer to a path or a method that is not served."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        line = f"{request.method} is not served here: send {headers['Allow']}"
+    else:
+        line = "nothing is served here: there are POST /predict, GET /health and GET /metrics"
+    return JSONResponse({"error": line}, error.status_code, headers)
+
+
+async def failed(request: Request, error: Exception) -> Response:
+    """The answer to a request that met a fault of ours; its traceback is logged."""
+    return JSONResponse({"error": "the service failed: its log says how"}, 500)
 
 
 class Service:
@@ -148,8 +174,15 @@ class Service:
             await self.workers.stop()
 
         routes = [
-            Route("/predict", self.predict, methods=["POST"]),
-            Route("/health", self.health),
-            Route("/metrics", self.metrics),
+            Route(path + slash, endpoint, methods=[method])
+            for path, endpoint, method in (
+                ("/predict", self.predict, "POST"),
+                ("/health", self.health, "GET"),
+                ("/metrics", self.metrics, "GET"),
+            )
+            for slash in ("", "/")
         ]
-        return Starlette(routes=routes, lifespan=lifespan)
+        handlers: dict = {HTTPException: not_served, Exception: failed}
+        app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+        app.router.redirect_slashes = False  # behind a proxy it would redirect to the address of this host
+        return app

@@ -1,4 +1,5 @@
 import json
+import logging
 import sys
 import time
 from pathlib import Path
@@ -58,6 +59,29 @@ def test_an_experiment_that_fails_ends_the_search(tmp_path):
     trial = searches.open_study(search_settings(tmp_path)).ask()
     with pytest.raises(UserError, match="the experiment of trial 0 failed"):
         searches.watched(trial, [sys.executable, "-c", "raise SystemExit(3)"], "distilled")
+
+
+def test_what_ends_a_search_is_no_traceback(tmp_path, monkeypatch):
+    """Optuna would log one of its own."""
+    p = P.model_copy(update={"search": search_settings(tmp_path)})
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    monkeypatch.setattr(logging.getLogger("optuna"), "handlers", [handler])
+
+    def objective(trial, *_):
+        raise UserError("a fault")
+
+    monkeypatch.setattr(searches, "objective", objective)
+    with pytest.raises(UserError, match="a fault"):
+        searches.run(searches.open_study(p.search), p, [])
+    assert records and not any(record.exc_info for record in records)
+
+
+def test_dvc_that_fails_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="dvc repro failed, as is said above: mend it"):
+        searches.run_through()
 
 
 def test_a_search_goes_on_where_it_stopped(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The service as its clients see it: a process of its own, over a socket."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -11,10 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from stages import runtime
 from stages.serving import soak, traffic
-from stages.serving.service import MOST_BYTES, MOST_CHARACTERS, MOST_TEXTS
+from stages.serving.service import MOST_BYTES, MOST_CHARACTERS, MOST_TEXTS, Service
 
 QUERIES = [f"{verb} w{i} {rest}" for i in range(20, 50) for verb in ("send", "rent") for rest in ("car", "")]
 
@@ -78,7 +81,23 @@ BAD = {
     "no JSON": (b"my balance", 400, "not JSON"),
     "deep": (b"[" * 100_000, 400, "not JSON"),
     "not UTF-8": (b'{"text": "\xe9t\xe9"}', 400, "not UTF-8"),
-    "half a character": (b'{"text": "\\ud83d"}', 400, "surrogate"),
+    "half a character": (
+        b'{"text": "yes \\ud83d"}',
+        400,
+        "the text has half of a surrogate pair, its character 5",
+    ),
+    "another half": (
+        b'{"texts": ["yes", "\\ude97"]}',
+        400,
+        "text 2 has half of a surrogate pair, its character 1",
+    ),
+    "halves the wrong way round": (b'{"text": "\\ude97\\ud83d"}', 400, "surrogate"),
+    "half a character in UTF-8": (b'{"text": "\xed\xa0\xbd"}', 400, "byte 11"),
+    "UTF-16": ('{"text": "my balance"}'.encode("utf-16"), 400, "not UTF-8"),
+    "a text twice": (b'{"text": "my balance", "text": "rent a car"}', 400, "twice"),
+    "texts twice": (b'{"texts": ["my balance"], "texts": ["rent a car"]}', 400, "twice"),
+    "a form": (b"text=my+balance", 400, "not JSON"),
+    "a digit too many": (b'{"text": ' + b"1" * 5000 + b"}", 400, "not JSON"),
     "empty": (b'{"text": ""}', 400, "empty"),
     "blank": (b'{"texts": ["my balance", " \\n"]}', 400, "empty"),
     "no texts": (b'{"texts": []}', 400, "empty"),
@@ -115,13 +134,145 @@ def test_odd_texts(port):
         assert ask(port, text)[0] == 200
 
 
-def test_what_is_not_there(port):
+def characters():
+    """Of every kind, halves of surrogate pairs among them."""
+    return st.characters(exclude_categories=[]) | st.sampled_from("\ud83d\ude97 🚗\t\0[")
+
+
+def values():
+    scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(characters())
+    return st.recursive(
+        scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5
+    )
+
+
+def asked():
+    """A body that should be answered."""
+    texts = st.text(min_size=1).filter(str.strip)
+    contents = st.fixed_dictionaries({"text": texts}) | st.fixed_dictionaries(
+        {"texts": st.lists(texts, min_size=1, max_size=5)}
+    )
+    return st.builds(lambda content, ascii: json.dumps(content, ensure_ascii=ascii), contents, st.booleans())
+
+
+@st.composite
+def damaged(draw):
+    """A body that should be answered, with some of its bytes replaced."""
+    body = draw(asked()).encode()
+    start, end = sorted(draw(st.tuples(*[st.integers(0, len(body))] * 2)))
+    return body[:start] + draw(st.binary(max_size=3)) + body[end:]
+
+
+@st.composite
+def of_the_form(draw):
+    """JSON whose text or texts are anything."""
+    return json.dumps({draw(st.sampled_from(["text", "texts"])): draw(values())}).encode()
+
+
+@pytest.fixture(scope="module")
+def classifier(model):
+    return runtime.load(model)
+
+
+def check(content, answer, classifier):
+    """`answer` has the answers to the texts of `content`, each of them and in their order."""
+    several = "texts" in content
+    labels = [
+        classifier.predict([text])[0].label for text in (content["texts"] if several else [content["text"]])
+    ]
+    assert [p["label"] for p in (answer["predictions"] if several else [answer])] == labels
+
+
+@settings(deadline=None, max_examples=100)
+@given(body=asked())
+def test_every_text_has_its_answer(port, classifier, body):
+    status, answer = post(port, body.encode())
+    assert status == 200
+    check(json.loads(body), answer, classifier)
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(body=st.binary() | damaged() | of_the_form())
+def test_whatever_is_sent_is_answered_or_refused(port, classifier, body):
+    status, answer = post(port, body)
+    if status == 200:
+        check(json.loads(body.decode()), answer, classifier)
+    else:
+        assert status in (400, 413)
+        assert set(answer) == {"error"} and len(answer["error"].splitlines()) == 1
+
+
+def get(port, path, method="GET"):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    for method, path, status in (("GET", "/predict", 405), ("GET", "/nowhere", 404)):
-        connection.request(method, path)
-        response = connection.getresponse()
-        response.read()
-        assert response.status == status
+    connection.request(method, path)
+    response = connection.getresponse()
+    return response, response.read()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("GET", "/predict", 405, {"POST"}),
+        ("GET", "/predict/", 405, {"POST"}),
+        ("DELETE", "/predict?text=a", 405, {"POST"}),
+        ("OPTIONS", "/predict", 405, {"POST"}),
+        ("POST", "/health", 405, {"GET", "HEAD"}),
+        ("POST", "/metrics/", 405, {"GET", "HEAD"}),
+        ("GET", "/nowhere", 404, None),
+        ("POST", "/nowhere/", 404, None),
+        ("POST", "//predict", 404, None),
+        ("POST", "/predict//", 404, None),
+        ("POST", "/predict/more", 404, None),
+        ("POST", "/Predict", 404, None),
+        ("GET", "/caf%C3%A9%FF", 404, None),
+        ("GET", "/", 404, None),
+    ],
+)
+def test_what_is_not_there(port, method, path, status, allow):
+    response, content = get(port, path, method)
+    assert response.status == status
+    assert response.headers["Content-Type"] == "application/json"
+    assert list(json.loads(content)) == ["error"]
+    allowed = response.headers["Allow"]
+    assert (set(allowed.split(", ")) if allowed else None) == allow
+
+
+def test_head(port):
+    for path, status in (("/health", 200), ("/predict", 405), ("/nowhere", 404)):
+        response, content = get(port, path, "HEAD")
+        assert (response.status, content) == (status, b"")
+
+
+@pytest.mark.parametrize(
+    "path", ["/predict/", "/predict?source=app", "/predict/?", "http://inner:1/predict/"]
+)
+def test_other_spellings_of_an_address(port, expected, path):
+    """Behind a proxy, a redirect would lead to the inner host."""
+    status, answer = post(port, json.dumps({"text": QUERIES[0]}), path, headers={"Host": "inner"})
+    assert (status, answer["label"]) == (200, expected[QUERIES[0]].label)
+
+
+def test_health_and_metrics_with_a_slash(port):
+    assert json.loads(get(port, "/health/")[1])["workers"] == workers(port)
+    assert b"requests_total" in get(port, "/metrics/")[1]
+
+
+def test_a_fault_of_the_service_is_json_too(model):
+    """As its workers were never started."""
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b'{"text": "my balance"}'}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+    with pytest.raises(AttributeError):
+        asyncio.run(Service(model, 1, 1, 0).app()(scope, receive, send))
+    start, body = sent
+    assert start["status"] == 500
+    assert list(json.loads(body["body"])) == ["error"]
 
 
 def test_a_client_that_leaves(port):
