@@ -13,7 +13,9 @@ class ResponseCache:
     def __init__(self, folder: Path, size: int):
         from tokenizers import Tokenizer
 
-        self.normalizer = Tokenizer.from_file(str(folder / "tokenizer.json")).normalizer
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.normalizer = tokenizer.normalizer
+        self.reads_spaces = tokenizer.encode(" a  b").ids != tokenizer.encode("a b").ids  # as RoBERTa's does
         self.size = size
         self.answers: OrderedDict[str, Prediction] = OrderedDict()
         self.lock = threading.Lock()
@@ -22,7 +24,7 @@ class ResponseCache:
         """The same for texts that the model cannot tell apart, such as those that differ in spaces."""
         if self.normalizer is not None:
             text = self.normalizer.normalize_str(text)
-        return " ".join(text.split())
+        return text if self.reads_spaces else " ".join(text.split())
 
     def get(self, key: str) -> Prediction | None:
         with self.lock:

