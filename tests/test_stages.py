@@ -93,7 +93,7 @@ def test_a_hubs_student(project):
     assert (made["parent"], made["parameters"]["alpha"]) == ("teacher", 0.1)
 
 
-def ids(folder, text="my Balance in w30"):
+def ids(folder, text="my Balance"):
     return Tokenizer.from_file(f"{folder}/tokenizer.json").encode(text).ids
 
 

@@ -62,8 +62,10 @@ def linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
 
 
 def output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
-    """The name and the module of the layer that gives the logits, the last linear one."""
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    """The name and the module of the layer that gives the logits: the last linear one outside the encoder."""
+    inside = f"{model.base_model_prefix}."  # which comes after the head in an XLM-RoBERTa
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [(name, module) for name, module in linears if not name.startswith(inside)][-1]
 
 
 def positions(model: PreTrainedModel) -> int | None:

@@ -219,7 +219,7 @@ def test_queries_are_no_longer_than_the_model_reads(bert, capsys):
         "20 tokens at most: queries are cut there, not at 21",
     ]
     tiny_roberta()(torch.full((1, 20), 7))
-    with pytest.raises(IndexError):
+    with pytest.raises((IndexError, RuntimeError)):
         tiny_roberta()(torch.full((1, 21), 7))
 
 
