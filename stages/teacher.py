@@ -21,7 +21,7 @@ def main():
     model = pretrained.classifier(name, tables.read_labels().names, keep_head=p.teacher.epochs == 0)
     with replacing(model_folder.MODELS / "teacher") as scratch:
         scratch.mkdir()
-        pretrained.save_tokenizer(name, scratch, p.data.max_length)
+        pretrained.save_tokenizer(name, scratch, pretrained.fitting(model, p.data.max_length))
         train = loop.encode(tables.read("train"), scratch)
         history = []
         if p.teacher.epochs:

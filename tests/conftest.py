@@ -57,6 +57,57 @@ def tiny_distilbert(**options):
     )
 
 
+def tiny_roberta(labels=("balance", "oos", "transfer"), **options):
+    """A RoBERTa classifier of one layer, 16 wide, for `bpe_tokenizer`, which reads 20 tokens."""
+    import torch
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    torch.manual_seed(1)
+    config = {
+        "vocab_size": 400,
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+        "max_position_embeddings": 22,
+        "initializer_range": 0.5,
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: i for i, name in enumerate(labels)},
+    }
+    return RobertaForSequenceClassification(RobertaConfig(**config | options)).eval()
+
+
+def bpe_tokenizer():
+    """A byte-level BPE with RoBERTa's special tokens, trained on the embedded corpus."""
+    from pathlib import Path
+
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train([str(Path(__file__).parents[1] / "stages/data/sample/banking.yaml")], trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return tokenizer
+
+
+def save_as_hub(model, tokenizer, folder):
+    """Write both as a hub's repository has them."""
+    from transformers import PreTrainedTokenizerFast
+
+    named = {f"{kind}_token": f"[{kind.upper()}]" for kind in ("unk", "pad", "cls", "sep")}
+    if tokenizer.token_to_id("<s>") is not None:
+        named = {"unk_token": "<unk>", "pad_token": "<pad>", "cls_token": "<s>", "sep_token": "</s>"}
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(folder)
+
+
 def random_rows(count=40):
     """Training examples of 3 to 11 tokens, with one of 3 labels."""
     import numpy as np

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import tiny_bert, tiny_distilbert, word_tokenizer
-from transformers import PreTrainedTokenizerFast
+from conftest import bpe_tokenizer, save_as_hub, tiny_bert, tiny_distilbert, tiny_roberta, word_tokenizer
+from tokenizers import Tokenizer
+from transformers import BertForSequenceClassification
 
 from stages import benchmark, compress, evaluate, load_test, report, runtime, select, teacher
+from stages.core.model_folder import TOKENIZER
 from stages.data import domains, tables
 from stages.techniques import distill
 from stages.techniques.distill import from_teacher_layers
@@ -33,12 +35,8 @@ def project(tmp_path, monkeypatch):
     table = pd.DataFrame(QUERIES.items(), columns=["text", "intent"])
     tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS)
     domains.write({"banking": ["transfer", "balance"]})
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=word_tokenizer(), unk_token="[UNK]", pad_token="[PAD]"
-    )
     for name, model in (("bert", tiny_bert()), ("distilbert", tiny_distilbert())):
-        model.save_pretrained(tmp_path / name)
-        tokenizer.save_pretrained(tmp_path / name)
+        save_as_hub(model, word_tokenizer(), tmp_path / name)
 
     def write(**sections):
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -93,6 +91,90 @@ def test_a_hubs_student(project):
     assert config["id2label"] == {"0": "transfer", "1": "oos", "2": "balance"}
     made = recipe("distilled")
     assert (made["parent"], made["parameters"]["alpha"]) == ("teacher", 0.1)
+
+
+def ids(folder, text="my Balance"):
+    return Tokenizer.from_file(f"{folder}/tokenizer.json").encode(text).ids
+
+
+ALONE = {"alpha": 1.0, "temperature": 1.0, "parent": "teacher"}  # the labels, without the teacher
+
+
+@pytest.mark.parametrize(
+    ("large", "small", "length"),
+    [("roberta", "distilbert", 12), ("bert", "roberta", 12), ("bert", "roberta", 24)],
+)
+def test_a_student_reads_with_its_own_tokenizer(project, large, small, length, capsys):
+    """It answers rightly what it was trained on: only if it was trained on the ids that it is served."""
+    save_as_hub(tiny_roberta(), bpe_tokenizer(), "roberta")
+    project(
+        data={"max_length": length},
+        teacher={**READY, "model": large},
+        distill={"student": {**HUB_STUDENT, "model": small}, "epochs": 40, "learning_rate": 3e-2},
+        variants={"distill": {"distilled": ALONE}},
+    )
+    teacher.main()
+    compress.main("distill", "distilled")
+    assert ids("models/teacher") == ids(large) != ids(small) == ids("models/distilled")
+    answers = runtime.load("models/distilled").predict(list(QUERIES))
+    assert [answer.label for answer in answers] == list(QUERIES.values())
+    longest = min(length, 20 if small == "roberta" else 24)
+    assert len(ids("models/distilled", "my " * 30)) == longest
+    said = "'roberta' reads 20 tokens at most: queries are cut there, not at 24\n"
+    assert (said in capsys.readouterr().out) == (longest < length)
+
+    compress.main("export", "distilled-ort")
+    for file in TOKENIZER:  # which children inherit
+        assert files("models/distilled-ort")[file] == files("models/distilled")[file]
+    np.testing.assert_allclose(logits_of("models/distilled-ort"), logits_of("models/distilled"), atol=1e-4)
+
+
+def test_a_roberta_has_no_layers_for_a_distilbert(project):
+    save_as_hub(tiny_roberta(), bpe_tokenizer(), "roberta")
+    project(teacher={**READY, "model": "roberta"})
+    teacher.main()
+    with pytest.raises(SystemExit, match="the teacher is a roberta: choose student=distilbert"):
+        compress.main("distill", "distilled")
+    assert [path.name for path in Path("models").iterdir()] == ["teacher"]
+
+
+@pytest.mark.parametrize("model", ["bert", "roberta"])
+def test_a_checkpoint_of_another_task(project, model, capsys):
+    """Two labels: with epochs a new head, without one line; as a student from the hub, a new head."""
+    two = {"id2label": {0: "negative", 1: "positive"}, "label2id": {"negative": 0, "positive": 1}}
+    if model == "bert":
+        save_as_hub(
+            BertForSequenceClassification(tiny_bert().config.from_dict(tiny_bert().config.to_dict() | two)),
+            word_tokenizer(),
+            "sentiment",
+        )
+    else:
+        save_as_hub(tiny_roberta(["negative", "positive"]), bpe_tokenizer(), "sentiment")
+    project(
+        teacher={**READY, "model": "sentiment", "epochs": 1},
+        distill={"student": {**HUB_STUDENT, "model": "sentiment"}, "epochs": 1},
+    )
+    teacher.main()
+    compress.main("distill", "distilled")
+    said = "'sentiment' was trained on 2 other labels: it gets a new head over 3\n"
+    assert capsys.readouterr().out.count(said) == 2
+    assert logits_of("models/teacher").shape == logits_of("models/distilled").shape == (3, 3)
+    for name in ("teacher", "distilled"):
+        config = json.loads(Path(f"models/{name}/config.json").read_text())
+        assert list(config["id2label"].values()) == LABELS.names
+    project(teacher={**READY, "model": "sentiment"})
+    with pytest.raises(SystemExit, match=r"'sentiment' was trained on 2 other labels .*set teacher.epochs"):
+        teacher.main()
+
+
+def test_a_killed_stages_scratch_is_removed_by_the_next(project):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    left = Path(f"models/.teacher.{process.pid}.part/teacher")
+    left.mkdir(parents=True)
+    project(teacher=READY)
+    teacher.main()
+    assert [path.name for path in Path("models").iterdir()] == ["teacher"]
 
 
 def test_a_variants_own_layers(project, monkeypatch):

@@ -33,6 +33,11 @@ class Checkpoint:
 
         return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
 
+    @cached_property
+    def pad_token_id(self) -> int:
+        """The id that fills up the shorter queries of a batch, which the attention mask leaves out."""
+        return json.loads((self.folder / "config.json").read_text()).get("pad_token_id") or 0
+
     @property
     def is_onnx(self) -> bool:
         return any(self.folder.glob("model.onnx*"))

@@ -61,6 +61,22 @@ def linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
     }
 
 
+def output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
+    """The name and the module of the layer that gives the logits: the last linear one outside the encoder."""
+    inside = f"{model.base_model_prefix}."  # which comes after the head in an XLM-RoBERTa
+    linears = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [(name, module) for name, module in linears if not name.startswith(inside)][-1]
+
+
+def positions(model: PreTrainedModel) -> int | None:
+    """The most tokens that `model` reads; None where it has no embeddings of positions."""
+    embeddings = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    if embeddings is None:
+        return None
+    first = 0 if embeddings.padding_idx is None else embeddings.padding_idx + 1  # as RoBERTa counts
+    return embeddings.num_embeddings - first
+
+
 def trained_weight(linear: nn.Linear) -> nn.Parameter:
     """The weight of `linear` as the optimizer sees it, under a parametrization or not."""
     parametrized = parametrize.is_parametrized(linear, "weight")
@@ -105,9 +121,10 @@ def load(folder: Path, **options) -> PreTrainedModel:
 
 def freeze_embeddings(model: PreTrainedModel, frozen: bool) -> None:
     """Train the word and position embeddings, or leave them as they are."""
-    embeddings = model.base_model.embeddings
-    for part in (embeddings.word_embeddings, embeddings.position_embeddings):
-        part.requires_grad_(not frozen)
+    position = getattr(model.base_model.embeddings, "position_embeddings", None)
+    for part in (model.get_input_embeddings(), position):
+        if part is not None:
+            part.requires_grad_(not frozen)
 
 
 def set_dropout(model: PreTrainedModel, probability: float) -> None:

@@ -17,8 +17,7 @@ LICENSES = {
     "hub": (None, "the dataset's own; **state its licence here**"),
     "files": (None, "the publisher's own; **state its licence here**"),
 }
-HOW = {
-    "model.onnx": """```python
+ONNX = """```python
 import json
 import numpy, onnxruntime, tokenizers
 
@@ -27,14 +26,24 @@ encoding = tokenizers.Tokenizer.from_file("tokenizer.json").encode("what is my b
 inputs = {"input_ids": [encoding.ids], "attention_mask": [encoding.attention_mask]}
 logits = session.run(None, {name: numpy.array(value) for name, value in inputs.items()})[0]
 print(json.load(open("config.json"))["id2label"][str(logits.argmax())])
-```""",
-    "model.safetensors": """```python
+```
+
+"""
+TRANSFORMERS = """```python
 from transformers import pipeline
 
 print(pipeline("text-classification", model=".")("what is my balance"))
-```""",
-}
-PIPELINE = """With the pipeline that made it, which applies the out-of-scope threshold of `calibration.json`:
+```
+
+"""
+PACKAGE = """With the package of the pipeline that made it, which applies the out-of-scope threshold of
+`calibration.json`:
+
+```python
+from stages import runtime
+
+print(runtime.load(".").predict(["what is my balance"])[0].label)
+```
 
 ```bash
 intents predict --model . "what is my balance"
@@ -49,11 +58,11 @@ def write(folder: Path, name: str, p: Params) -> str:
     row = summary.get(name, {})
     source = p.data.source
     license, trained_on = LICENSES[source]
-    files = [file.name for file in folder.glob("model.*")]
+    library, how = loading(folder)
     metadata = ModelCardData(
         language="en",
         license=license,
-        library_name="onnx" if files[0].startswith("model.onnx") else "transformers",
+        library_name=library,
         pipeline_tag="text-classification",
         tags=["intent-classification", "distillation", "pruning", "quantization"],
         model_name=name,
@@ -82,9 +91,7 @@ Names the intent of a short query, one of {len(labels)} labels.
 {measured}
 ## How to load it
 
-{next((text for file, text in HOW.items() if file in files), "")}
-
-{PIPELINE}
+{how}{PACKAGE}
 
 ## How it was made
 
@@ -96,6 +103,16 @@ Trained on {trained_on}.
 
 {", ".join(labels)}
 """
+
+
+def loading(folder: Path) -> tuple[str, str]:
+    """The library that opens the model in `folder`, and the code for it, empty where only our own does."""
+    if (folder / "model.onnx").exists():
+        return "onnx", ONNX
+    pruned = json.loads((folder / "config.json").read_text()).get("layer_shapes")
+    if (folder / "model.safetensors").exists() and not pruned:
+        return "transformers", TRANSFORMERS
+    return "intent-compressor", ""
 
 
 def _row(row: dict) -> list[str]:

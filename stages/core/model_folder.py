@@ -9,7 +9,7 @@ calibrated/<name>/ is the same with its calibration, as it is measured and serve
 | `model.onnx`                            | a graph for ONNX Runtime                          |
 | `<file>.sparse`                         | one of them with its zeros not stored             |
 | `config.json`                           | the architecture, and the labels (`id2label`)     |
-| `tokenizer.json`, `tokenizer_config.json` | the tokenizer; truncation at `data.max_length`  |
+| `tokenizer.json`, `tokenizer_config.json` | the tokenizer; truncation at `data.max_length` at most |
 | `calibration.json`                      | temperature and out-of-scope threshold            |
 | `recipe.json`                           | parent, technique, its parameters, what it measured of itself |
 """

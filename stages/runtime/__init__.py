@@ -40,7 +40,7 @@ class Classifier:
         self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text is no separator, but what was typed
         if length is not None:
             self.tokenizer.enable_truncation(length)
-        self.tokenizer.enable_padding(pad_id=self.tokenizer.token_to_id("[PAD]") or 0, length=length)
+        self.tokenizer.enable_padding(pad_id=checkpoint.pad_token_id, length=length)
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids and attention mask, int64 of shape (len(texts), length), padded to `length` or the longest."""

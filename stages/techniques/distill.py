@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tokenizers import Tokenizer
 from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
@@ -9,8 +10,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from stages.checkpoints import encoder
-from stages.checkpoints.pretrained import classifier
+from stages.checkpoints import encoder, pretrained
 from stages.core.errors import UserError
 from stages.core.model_folder import label_names
 from stages.techniques.settings import Distill
@@ -30,10 +30,18 @@ BLOCK = {
 
 
 def apply(parent: Path, folder: Path, settings: Distill) -> dict:
-    """Write into `folder` a trained student of the torch model `parent`; returns its `history`."""
+    """Write into `folder` a trained student of the torch model `parent`; returns its `history`.
+
+    A student from the hub reads with its own tokenizer, of queries as long as `parent` reads.
+    """
     model = student(parent, settings)
+    tokenizer = parent
+    if settings.student.init == "hub":
+        tokenizer = folder
+        length = Tokenizer.from_file(str(parent / "tokenizer.json")).truncation["max_length"]
+        pretrained.save_tokenizer(settings.student.model, folder, pretrained.fitting(model, length))
     encoder.freeze_embeddings(model, settings.student.freeze_embeddings)
-    history = distil(model, parent, folder.name, settings)
+    history = distil(model, tokenizer, folder.name, settings)
     model.save_pretrained(folder)
     return {"history": history}
 
@@ -41,7 +49,7 @@ def apply(parent: Path, folder: Path, settings: Distill) -> dict:
 def student(parent: Path, settings: Distill) -> PreTrainedModel:
     """The untrained student: layers of the model folder `parent`, or a model from the hub."""
     if settings.student.init == "hub":
-        return classifier(settings.student.model, label_names(parent))
+        return pretrained.classifier(settings.student.model, label_names(parent))
     return from_teacher_layers(encoder.load(parent), settings.layers or settings.student.layers)  # type: ignore[arg-type]
 
 

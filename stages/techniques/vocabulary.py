@@ -177,6 +177,7 @@ def prune(parent: Path, folder: Path, texts: Iterable[str], vocab_size: int = 0,
     settings = json.loads((parent / "tokenizer_config.json").read_text(encoding="utf-8"))
     tokenizer = Tokenizer.from_file(str(parent / "tokenizer.json"))
     tokenizer.no_truncation()
+    tokenizer.encode_special_tokens = True
     config = json.loads((parent / "config.json").read_text(encoding="utf-8"))
     weights = read_weights(parent)
     named = {

@@ -101,7 +101,7 @@ class KeepZeros(TrainerCallback):
 
 def distil(
     student: PreTrainedModel,
-    parent: Path,
+    tokenizer: Path,
     name: str,
     settings: Distillation,
     hyper: Training | None = None,
@@ -111,10 +111,10 @@ def distil(
 ) -> list[dict]:
     """Train `student` in place on data/, under the `name` of its checkpoints, and return the epochs' history.
 
-    `parent` is the model folder whose tokenizer it reads with. The soft targets are the teacher's
-    cached logits over the training split. `hyper` replaces the hyper-parameters of `settings`. AdamW,
-    unless an `optimizer` is given, on a linear learning-rate schedule. Encoder weights that are zero at the
-    start stay zero: a second technique keeps what the first has pruned.
+    `tokenizer` is the folder of the tokenizer that it reads with, the teacher's or its own: the soft targets
+    are the teacher's logits over the training split, cached by query. `hyper` replaces the hyper-parameters
+    of `settings`. AdamW, unless an `optimizer` is given, on a linear learning-rate schedule. Encoder weights
+    that are zero at the start stay zero: a second technique keeps what the first has pruned.
     """
     hyper = hyper or settings
     encoder.set_dropout(student, hyper.dropout)
@@ -128,8 +128,8 @@ def distil(
             alpha=settings.alpha,
             temperature=settings.temperature,
         ),
-        train_dataset=loop.encode(tables.read("train"), parent, teacher_logits=np.load(TEACHER_LOGITS)),
-        eval_dataset=loop.encode(tables.read("validation"), parent),
+        train_dataset=loop.encode(tables.read("train"), tokenizer, teacher_logits=np.load(TEACHER_LOGITS)),
+        eval_dataset=loop.encode(tables.read("validation"), tokenizer),
         data_collator=loop.PadToLongest(student.config.pad_token_id),
         compute_metrics=loop.metrics,
         callbacks=[KeepZeros(student), *callbacks],

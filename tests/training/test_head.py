@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import random_rows
+from conftest import random_rows, tiny_roberta
 from sklearn.linear_model import LogisticRegression
+from transformers import RobertaForSequenceClassification, XLMRobertaForSequenceClassification
 
 from stages.training import head, loop
 
@@ -23,3 +24,14 @@ def test_the_head_is_the_logistic_regression_of_the_features(bert, labels):
     np.testing.assert_allclose(probabilities, expected.predict_proba(features), atol=1e-3)
     assert all(torch.equal(encoder[name], value) for name, value in bert.bert.state_dict().items())
     assert torch.equal(bert.classifier.weight[1], kept) == (1 not in labels)
+
+
+@pytest.mark.parametrize("kind", [RobertaForSequenceClassification, XLMRobertaForSequenceClassification])
+def test_a_head_of_two_layers_has_its_last_one_fitted(kind):
+    """Whichever comes first in the model, its head or its encoder."""
+    model = kind(kind.config_class(**tiny_roberta().config.to_dict() | {"initializer_range": 0.02}))
+    rows = [row | {"labels": i % 3} for i, row in enumerate(random_rows(30))]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    head.fit(model, rows)
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(before[name], value)]
+    assert changed == ["classifier.out_proj.weight", "classifier.out_proj.bias"]

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import random_rows, saved, stop_after
+from conftest import random_rows, saved, stop_after, word_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Trainer, TrainerCallback
 
@@ -67,6 +67,13 @@ def test_encode(tmp_path):
     assert second["teacher_logits"].tolist() == [2.0]
     with pytest.raises(ValueError, match="shorter"):  # logits of another split
         loop.encode(table, tmp_path, teacher_logits=np.array([[1.0]]))
+
+
+def test_special_tokens_that_were_typed_are_text_as_when_served(tmp_path):
+    word_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    table = pd.DataFrame({"text": ["my [SEP] balance [PAD]"], "label": [0]})
+    ids = loop.encode(table, tmp_path)[0]["input_ids"].tolist()
+    assert ids[-1] == 3 and ids.count(3) == 1 and 0 not in ids
 
 
 def test_same_seed_same_bytes_other_seed_other_bytes(bert, tmp_path, monkeypatch):
