@@ -24,10 +24,11 @@ def _paths(p: Params) -> Iterator[tuple[str, Path]]:
         if local:
             yield "data.local" if p.data.local else "CLINC150_PATH", Path(local)
     students = [getattr(technique, "student", None) for technique in p.variants.models.values()]
-    for setting, section in [("teacher.model", p.teacher), *(("distill.student.model", s) for s in students)]:
-        model = getattr(section, "model", None)
-        if model and Path(model).exists():  # else it is a name on the hub, or a package's
-            yield setting, Path(model)
+    names = [("data.hub", getattr(p.data, "hub", None)), ("teacher.model", p.teacher.model)]
+    names += [("distill.student.model", getattr(student, "model", None)) for student in students]
+    for setting, name in names:
+        if name and Path(name).exists():  # else it is one on the hub, or a package's
+            yield setting, Path(name)
 
 
 def _check(setting: str, path: Path) -> None:

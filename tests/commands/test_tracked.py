@@ -12,7 +12,7 @@ from stages.core.errors import UserError
 
 FILES = settings.compose(["data=files"])
 CLINC150 = settings.compose(["experiment=clinc150"])
-HUB = settings.compose(["teacher=bert-base", "student=distilbert"])
+HUB = settings.compose(["data=hub", "data.hub=banking77", "teacher=bert-base", "student=distilbert"])
 
 
 def run(*command):
@@ -139,6 +139,7 @@ def test_the_other_files_that_settings_name(repository, monkeypatch):
     run("git", "add", "stages")
     assert line(HUB) is None
     for setting, model in (
+        ("data.hub", "banking77"),
         ("teacher.model", "bert-base-uncased"),
         ("distill.student.model", "distilbert-base-uncased"),
     ):

@@ -54,6 +54,14 @@ def test_collect(study):
     assert pd.isna(table["experiment"][1])
 
 
+def test_a_setting_that_was_not_searched_at_first(study):
+    later = SEARCH.model_copy(
+        update={"space": {**SEARCH.space, "prune.epochs": settings.Range(low=1, high=9)}}
+    )
+    lines = trials.markdown(trials.collect(study, later), later).splitlines()
+    assert lines[3] == "| **2** | complete | 7 | 0.2 | 4 | – | 91.00% | 18.0 | 8.0 |"
+
+
 def test_markdown(study):
     lines = trials.markdown(trials.collect(study, SEARCH), SEARCH).splitlines()
     assert lines[2] == "| 0 | out of bounds | 5 | 0 | 4 | 93.00% | 25.0 | 4.0 |"
