@@ -13,8 +13,10 @@ def main():
     from stages.core import model_folder
     from stages.core.atomic import replacing, write_json, write_text
     from stages.data import domains, tables
-    from stages.reporting import answers, figures, load_test, readme, results, summary
+    from stages.reporting import answers, evidence, figures, load_test, readme, results, summary
 
+    if p.report.beside:
+        summary.read(Path(p.report.beside))  # which is printed at the end
     rows = p.variants.table
     folder = Path(p.report.folder)
     best = model_folder.recipe(model_folder.MODELS / "best")
@@ -23,7 +25,8 @@ def main():
     latency = results.timed()
     curves = results.training_curves(rows)
     points = results.pruning(list(p.variants.rows))
-    machine = json.loads(Path("benchmark/machine.json").read_text())
+    results.check(table, best["parent"])
+    machine = evidence.values(results.TIMED / "machine.json", summary.MACHINE)
     test = tables.read("test")
     labels = test["label"].to_numpy()
     intents = tables.read_labels().names
