@@ -1,6 +1,5 @@
 """Stage `report`: the results as metrics, tables and pictures, in Git."""
 
-import json
 from pathlib import Path
 
 from stages.core import settings
@@ -50,8 +49,7 @@ def main():
         curves.to_csv(scratch / "training.csv", index=False, float_format="%.4f")
         points.to_csv(scratch / "pruning.csv", index=False, float_format="%.4f")
         loads.to_csv(scratch / "load_test.csv", index=False, float_format="%.4f")
-        steps = json.loads(plan.to_json(orient="index"))
-        write_json(scratch / "load_test.json", {**steps, "service": service, "machine": load_machine})
+        write_json(scratch / "load_test.json", load_test.values(plan, service, load_machine))
         write_json(scratch / "machine.json", machine)
         write_json(scratch / "selected.json", {"model": best["parent"], "reason": best["reason"]})
 

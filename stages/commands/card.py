@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from stages.core import model_folder
 from stages.core.settings import Params
+from stages.data import tables
 from stages.measurement import identity
 from stages.reporting import evidence
 from stages.reporting.markdown import percent, table_of
@@ -52,7 +53,10 @@ def write(folder: Path, name: str, p: Params) -> str:
     rows, without = measured(folder, name, p)
     row = rows.get(name, {})
     source = p.data.source
+    labels = model_folder.label_names(folder)
     license, trained_on = LICENSES[source]
+    if Path("data/labels.json").exists() and sorted(tables.read_labels().names) != sorted(labels):
+        license, trained_on = None, "other data than data/ has, by its labels; **state it and its licence here**"
     files = [file.name for file in folder.glob("model.*")]
     metadata = ModelCardData(
         language="en",
@@ -67,7 +71,6 @@ def write(folder: Path, name: str, p: Params) -> str:
             if not pd.isna(row.get(key))
         ],
     )
-    labels = model_folder.label_names(folder)
     numbers = table_of(
         ["model", "accuracy", "with the threshold", "size, MB", "speed-up over the teacher"],
         [[key, *_row(rows[key])] for key in rows],
@@ -111,7 +114,7 @@ def measured(folder: Path, name: str, p: Params) -> tuple[dict[str, dict], str]:
     file = Path(p.report.folder) / "tables" / "results.csv"
     if not file.exists():
         return {}, f"{file} is not made yet"
-    results = evidence.table(file, ("accuracy", "size_mb"), optional=("accuracy_calibrated", "speedup"))
+    results = evidence.table(file, ("accuracy", "accuracy_calibrated", "size_mb"), optional=("speedup",))
     if name not in results.index:
         return {}, f"{file} has no row {name}"
     row = results.loc[name]
@@ -123,9 +126,10 @@ def measured(folder: Path, name: str, p: Params) -> tuple[dict[str, dict], str]:
         return {}, f"whether {file} is of this data cannot be told without data/test.parquet"
     if row["data_sha256"] != identity.of_data():
         return {}, f"{file} has those of other data than data/ has"
-    rows = results[results["data_sha256"] == row["data_sha256"]].to_dict("index")
-    if "score" in row and pd.isna(row["score"]):
-        rows[name]["accuracy_calibrated"] = None  # there is no threshold
+    same = results[results["data_sha256"] == row["data_sha256"]]
+    without_threshold = same.get("score", pd.Series("", same.index)).isna()
+    same = same.assign(accuracy_calibrated=same["accuracy_calibrated"].mask(without_threshold))
+    rows = same.to_dict("index")
     return {key: rows[key] for key in dict.fromkeys(["teacher", name]) if key in rows}, ""
 
 

@@ -1,5 +1,6 @@
 """The load test as a table and a picture."""
 
+import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -30,6 +31,12 @@ def read() -> tuple[pd.DataFrame, pd.DataFrame, dict, dict]:
     service = evidence.values(folder / "service.json", ("requests", "lost", "wrong", "p50_ms", "p99_ms"))
     machine = evidence.values(folder / "machine.json", ("workers", "zipf_exponent", "delays_ms", "left_out"))
     return plan, loads.reset_index().astype({"load": float}), service, machine
+
+
+def values(plan: pd.DataFrame, service: dict, machine: dict) -> dict:
+    """The plan by scenario, null where it is not defined, the service and the machine."""
+    steps = json.loads(plan.to_json(orient="index"))
+    return {**steps, "service": service, "machine": machine}
 
 
 def markdown(plan: pd.DataFrame, loads: pd.DataFrame, service: dict, params: LoadTest, machine: dict) -> str:
