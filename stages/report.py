@@ -33,7 +33,6 @@ def main():
     ancestors = table["ancestor"].dropna().to_dict()
     differences = answers.differences(predictions, labels, ancestors)
     plan, loads, service, load_machine = load_test.read()
-
     with replacing(folder / "tables") as scratch:
         scratch.mkdir()
         table.to_csv(scratch / "results.csv", float_format="%.4f")
