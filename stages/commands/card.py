@@ -47,8 +47,8 @@ intents serve --model .
 def write(folder: Path, name: str, p: Params) -> str:
     """The card of the model `name`, a copy of which is in `folder`.
 
-    It has the numbers that the report of `p` measured on that very model and on the data in data/, or says why
-    there are none.
+    It has the numbers that the report of `p` measured on that very model and on the data in data/, or says
+    why there are none.
     """
     rows, without = measured(folder, name, p)
     row = rows.get(name, {})
@@ -56,7 +56,10 @@ def write(folder: Path, name: str, p: Params) -> str:
     labels = model_folder.label_names(folder)
     license, trained_on = LICENSES[source]
     if Path("data/labels.json").exists() and sorted(tables.read_labels().names) != sorted(labels):
-        license, trained_on = None, "other data than data/ has, by its labels; **state it and its licence here**"
+        license, trained_on = (
+            None,
+            "other data than data/ has, by its labels; **state it and its licence here**",
+        )
     files = [file.name for file in folder.glob("model.*")]
     metadata = ModelCardData(
         language="en",

@@ -211,8 +211,8 @@ def excesses(folder: Path, table: pd.DataFrame, gate: Gate) -> list[str]:
 def gaps(folder: Path, base: str, table: pd.DataFrame) -> list[str]:
     """The evidence that the gate misses in a report, whose `table` is that of `collect`: a line each.
 
-    A file that only one side has, and rows and measures of the base that are gone. A report that is new in the
-    workspace misses nothing.
+    A file that only one side has, and rows and measures of the base that are gone. A report that is new in
+    the workspace misses nothing.
     """
     sides = (base, None)
     has = {

@@ -10,8 +10,8 @@ import click
 def command(folder: Path | None):
     """Print the table of results, the model selected and why.
 
-    FOLDER is a report, by default that of params.yaml. It is read from Git: no stage has to run. Of the report
-    of params.yaml, numbers of other models or data than those in the working directory are left out.
+    FOLDER is a report, by default that of params.yaml. It is read from Git: no stage has to run. Of the
+    report of params.yaml, numbers of other models or data than those in the working directory are left out.
 
     \b
     intents results

@@ -20,8 +20,8 @@ OPTIONAL = (*COLUMNS[2:], "accuracy_in_scope", "oos_recall", "oos_precision", "o
 def collect(folder: Path) -> "pd.DataFrame":
     """`model`, `measure`, and over the seeds: `seeds` (how many), `mean`, `std`, `min`, `max`.
 
-    A measure that a seed has not defined counts in fewer `seeds`. Every seed has the same rows and columns, or a
-    UserError names the report that lacks one.
+    A measure that a seed has not defined counts in fewer `seeds`. Every seed has the same rows and columns,
+    or a UserError names the report that lacks one.
     """
     import pandas as pd
 
@@ -43,7 +43,7 @@ def collect(folder: Path) -> "pd.DataFrame":
             without, other = (first, report) if name in _names(table) else (report, first)
             raise evidence.damaged(str(without), f"has no {name}, which {other} has")
     measures = [name for name in tables[first] if name.startswith(MEASURES)]
-    results = pd.concat([rows.reset_index() for table in tables.values()])
+    results = pd.concat([table.reset_index() for table in tables.values()])
     table = results.melt("model", measures, "measure", "value")
     order = {model: i for i, model in enumerate(results["model"].unique())}
     table = table.sort_values("model", key=lambda models: models.map(order), kind="stable")
@@ -63,9 +63,7 @@ def markdown(spread: "pd.DataFrame") -> str:
     columns = ["model", *(measure.replace("_", " ") for measure in COLUMNS)]
     seeds = spread["seeds"].max()
     by_model = spread.set_index("measure").groupby("model", sort=False)
-    rows = [
-        [str(model), *(_cell(of, measure, seeds) for measure in COLUMNS)] for model, of in by_model
-    ]
+    rows = [[str(model), *(_cell(of, measure, seeds) for measure in COLUMNS)] for model, of in by_model]
     return table_of(columns, rows, f"Test split, mean ± standard deviation over {seeds} seeds.")
 
 

@@ -39,8 +39,8 @@ def parse(
 ) -> pd.DataFrame:
     """The rows of a CSV file, indexed by the columns `key`, in which no two agree.
 
-    Every row has finite `numbers` and, as str, `texts`. The columns `optional` may be missing, and their cells
-    empty (NaN); what they hold is finite. A UserError says of the file `name` what is not so.
+    Every row has finite `numbers` and, as str, `texts`. The columns `optional` may be missing, and their
+    cells empty (NaN); what they hold is finite. A UserError says of the file `name` what is not so.
     """
     text = _text(content, name)
     if not text.endswith("\n"):

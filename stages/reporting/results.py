@@ -21,9 +21,7 @@ SIZES = ["embeddings_mb", "encoder_mb", "head_mb", "tokenizer_mb"]
 COLLAPSE = 0.02
 TIMED = Path("benchmark")
 NOISY = 0.1
-NO_THRESHOLD = (
-    f"it takes {FEWEST} validation queries out of scope, and {FEWEST} in scope, so *calibrated* is as without."
-)
+NO_THRESHOLD = f"it takes {FEWEST} validation queries out of scope, and {FEWEST} in scope, so *calibrated* is as without."
 
 
 def evaluation(name: str) -> dict:
@@ -273,7 +271,11 @@ def calibration_markdown(results: pd.DataFrame) -> str:
         "and precision are those of calibrated answers, for queries out of scope. The last column is the "
         "share of queries in scope that would be refused by the threshold that refuses 95% of those out of "
         f"scope. It and AUROC take {FEWEST} test queries in scope, and {FEWEST} out of it.",
-        *([f"No model has an out-of-scope threshold: {NO_THRESHOLD}"] if results["score"].isna().all() else []),
+        *(
+            [f"No model has an out-of-scope threshold: {NO_THRESHOLD}"]
+            if results["score"].isna().all()
+            else []
+        ),
     )
 
 

@@ -265,7 +265,9 @@ def test_evidence_that_is_gone_or_damaged_fails_the_gate(damage, gate):
     assert f"- {path} in the workspace" in output and "nothing beyond it" not in output
 
 
-@pytest.mark.parametrize("damage", ["results gone", "empty", "pointer", "conflict", "a row twice", "answers gone"])
+@pytest.mark.parametrize(
+    "damage", ["results gone", "empty", "pointer", "conflict", "a row twice", "answers gone"]
+)
 def test_the_evidence_of_the_base_too(damage, gate):
     harm, path, said = DAMAGE[damage]
     harm()
@@ -299,7 +301,9 @@ def test_a_report_that_is_new_passes(gate):
 
 
 def test_speed_ups_without_intervals_are_not_tested(repository):
-    once = {name: (answers, size, (speed, None, None)) for name, (answers, size, (speed, *_)) in BEFORE.items()}
+    once = {
+        name: (answers, size, (speed, None, None)) for name, (answers, size, (speed, *_)) in BEFORE.items()
+    }
     report(once)
     table = changes.collect(FOLDER, repository, GATE).set_index("measure")["verdict"]
     assert set(table["speedup"]) == {"unchanged"}

@@ -23,7 +23,9 @@ def test_a_model_is_its_weights_config_tokenizer_and_calibration(models):
     assert len(seen) == 5
 
 
-@pytest.mark.parametrize("change", ["a text", "a label", "the order", "a name", "out of scope", "train", None])
+@pytest.mark.parametrize(
+    "change", ["a text", "a label", "the order", "a name", "out of scope", "train", None]
+)
 def test_data_is_its_labels_and_its_test_split(change, tmp_path):
     table = pd.DataFrame({"text": ["a", "b", "c"], "intent": ["x", "y", "oos"]})
     labels = tables.Labels(["x", "y", "oos"], "oos")

@@ -25,8 +25,8 @@ def fit(
 
     Of `scores`, the one kept is the one whose best threshold has the highest expected accuracy where
     a `share` of the queries is out of scope. Without `fewest` queries in scope, and as many out of it, there
-    is no threshold; without `fewest` queries, the temperature is 1. With the score "margin", and the share of `labels`, that accuracy is never below the plain
-    argmax's, which is the threshold 0.
+    is no threshold; without `fewest` queries, the temperature is 1. With the score "margin", and the share of
+    `labels`, that accuracy is never below the plain argmax's, which is the threshold 0.
     """
     temperature = fit_temperature(logits, labels) if len(labels) >= fewest else 1.0
     if out_of_scope is None or not can_learn(labels == out_of_scope, fewest):
