@@ -360,7 +360,7 @@ def strictly_read():
 @pytest.mark.parametrize("out_of_scope", [None, "oos"])
 @pytest.mark.filterwarnings("error:.*(divide|invalid value|empty slice|ill-defined)")
 def test_no_file_holds_nan(out_of_scope, project, capsys):
-    """Without an out-of-scope label, or none such query in test; one right answer in a hundred, in two rounds."""
+    """Without an out-of-scope label, or without such queries; of one round, and of few requests."""
     table = pd.DataFrame({"text": list(QUERIES)[:2], "intent": ["transfer", "balance"]})
     labels = tables.Labels(LABELS.names, out_of_scope)
     tables.write("data", dict.fromkeys(tables.SPLITS, table), labels)
@@ -412,7 +412,7 @@ def test_the_report_of_other_data_or_another_model(project):
     with pytest.raises(SystemExit, match="models/best is not the calibrated model teacher"):
         report.main()
     Path("calibrated/teacher/calibration.json").write_text('{"temperature": 2.0, "threshold": null}')
-    with pytest.raises(SystemExit, match="evaluations/teacher/measured.json is of another model"):
+    with pytest.raises(SystemExit, match=r"evaluations/teacher/measured\.json is of another model"):
         report.main()
     assert not Path("metrics").exists()
 

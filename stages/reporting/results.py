@@ -21,7 +21,10 @@ SIZES = ["embeddings_mb", "encoder_mb", "head_mb", "tokenizer_mb"]
 COLLAPSE = 0.02
 TIMED = Path("benchmark")
 NOISY = 0.1
-NO_THRESHOLD = f"it takes {FEWEST} validation queries out of scope, and {FEWEST} in scope, so *calibrated* is as without."
+NO_THRESHOLD = (
+    "No model has an out-of-scope threshold, which *calibrated* would apply: it takes "
+    f"{FEWEST} validation queries out of scope, and {FEWEST} in scope."
+)
 
 
 def evaluation(name: str) -> dict:
@@ -31,7 +34,10 @@ def evaluation(name: str) -> dict:
 
 
 def measured_on(name: str) -> dict[str, str]:
-    """`model_sha256` and `data_sha256` of what was evaluated; a UserError, if calibrated/ has another model."""
+    """`model_sha256` and `data_sha256` of what was evaluated.
+
+    A UserError, if calibrated/ has another model.
+    """
     file = Path("evaluations") / name / "measured.json"
     evaluated = evidence.values(file, ("model_sha256", "data_sha256"))
     if evaluated["model_sha256"] != identity.of_model(model_folder.CALIBRATED / name):
@@ -64,8 +70,8 @@ def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
     """One row a model, indexed by name: parent, accuracies on test, sizes, latency, `lost`.
 
     `lost` is the validation accuracy lost against the nearest of the `rows` that the model comes
-    from, `ancestor`. `score` is that of the out-of-scope threshold, if there is one. A UserError names what is
-    missing, damaged, or of another model than calibrated/ has.
+    from, `ancestor`. `score` is that of the out-of-scope threshold, if there is one. A UserError names what
+    is missing, damaged, or of another model than calibrated/ has.
     """
     times = timed()
     timed_models = evidence.values(TIMED / "measured.json", rows)
@@ -146,11 +152,11 @@ def markdown(results: pd.DataFrame, machine: dict) -> str:
         rows.append([_bold(name, row), *(percent(row[key]) for key in ACCURACIES), *_costs(row)])
     share = percent(results["out_of_scope_share"].iloc[0])
     calibrated = (
-        "*Calibrated* applies the out-of-scope threshold that was chosen on validation, for the best accuracy "
-        f"where {share} of the queries are out of scope."
+        "*Calibrated* applies the out-of-scope threshold that was chosen on validation, for the best "
+        f"accuracy where {share} of the queries are out of scope."
     )
     if results["score"].isna().all():
-        calibrated = f"No model has an out-of-scope threshold: {NO_THRESHOLD}"
+        calibrated = NO_THRESHOLD
     paragraphs = [
         f"Accuracies are those of the test split. {calibrated} Size is all that "
         "is deployed, in MB of 2^20 bytes. Latency is of one query, with tokenization, on "
@@ -245,8 +251,8 @@ def latency_markdown(latency: pd.DataFrame, names: list[str], machine: dict) -> 
         "p50, p95 and p99 are of the same query, end to end. A batch holds test queries that were drawn for "
         "its round, and its column shows the time of each. *Over its parts* is the whole time divided by "
         "that of tokenization and the session. The first answer is that of a process started for it, imports "
-        f"included; the peak memory is that process's. Of fewer than {FEWEST} runs there is no p95 and no p99; "
-        "of fewer than 100, p99 is nearly the longest.",
+        f"included; the peak memory is that process's. Of fewer than {FEWEST} runs there is no p95 and no "
+        "p99; of fewer than 100, p99 is nearly the longest.",
         f"Measured on {cpu(machine)}; {versions}.",
         *noise(table),
     )
@@ -271,11 +277,7 @@ def calibration_markdown(results: pd.DataFrame) -> str:
         "and precision are those of calibrated answers, for queries out of scope. The last column is the "
         "share of queries in scope that would be refused by the threshold that refuses 95% of those out of "
         f"scope. It and AUROC take {FEWEST} test queries in scope, and {FEWEST} out of it.",
-        *(
-            [f"No model has an out-of-scope threshold: {NO_THRESHOLD}"]
-            if results["score"].isna().all()
-            else []
-        ),
+        *([NO_THRESHOLD] if results["score"].isna().all() else []),
     )
 
 

@@ -20,8 +20,8 @@ IDENTITY = ("model_sha256", "data_sha256")
 def text(folder: Path, beside: Path | None = None, here: bool = False) -> str:
     """The table of the report `folder`, the model selected and why, and where to look next.
 
-    With the accuracy and speed-up that the models of the same name have in the report `beside`. Where the report
-    should be of the models and data `here`, in the working directory, the numbers of others are left out.
+    With the accuracy and speed-up that the models of the same name have in the report `beside`. Where the
+    report should be of the models and data `here`, in the working directory, numbers of others are left out.
     """
     results, machine, selected = read(folder)
     best = _best(folder, results, selected)

@@ -139,7 +139,8 @@ def run(port: int, requests: Sequence[Asked], clients: int, kill: bool) -> dict[
     """Send all `requests`, `clients` at a time over as many connections; halfway, `kill` a worker.
 
     Gives how many were answered `right`, `wrong` and `lost` (no answer, or 5xx), requests a second,
-    latencies in ms as the clients saw them (p95 and p99 None of fewer than FEWEST), and how many workers were `killed`.
+    latencies in ms as the clients saw them (p95 and p99 None of fewer than FEWEST), and how many workers were
+    `killed`.
     """
     verdicts: Counter[str] = Counter()
     milliseconds: list[float] = []

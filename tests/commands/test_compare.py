@@ -202,24 +202,27 @@ DAMAGE = {
     "header alone": (lambda: rewritten(RESULTS, lambda t: t.split("\n")[0] + "\n"), RESULTS, "has no rows"),
     "cut": (lambda: rewritten(RESULTS, lambda t: t[:-9]), RESULTS, "ends in the middle of a line"),
     "answers cut": (lambda: rewritten(RIGHT, lambda t: t[:-11] + "\n"), RIGHT, "is not as long as the rows"),
-    "answers cut in a digit": (lambda: rewritten(RIGHT, lambda t: t[:-2] + "\n"), RIGHT, "no hexadecimal digits"),
+    "a digit cut": (lambda: rewritten(RIGHT, lambda t: t[:-2] + "\n"), RIGHT, "no hexadecimal digits"),
     "all answers cut": (
         lambda: rewritten(RIGHT, lambda t: "".join(line[:-4] + "\n" if "abc" in line else line + "\n"
                                                    for line in t.splitlines())),
         RIGHT, "is not as long as in the base",
     ),
     "conflict": (
-        lambda: rewritten(RESULTS, lambda t: t + "<<<<<<< HEAD\n=======\n>>>>>>> x\n"), RESULTS, "merge conflict",
+        lambda: rewritten(RESULTS, lambda t: t + "<<<<<<< HEAD\n=======\n>>>>>>> x\n"),
+        RESULTS, "merge conflict",
     ),
     "pointer": (lambda: RESULTS.write_text(POINTER), RESULTS, "is a Git LFS pointer"),
     "a row twice": (
-        lambda: rewritten(RESULTS, lambda t: t + t.splitlines()[-1] + "\n"), RESULTS, "has the row gone twice",
+        lambda: rewritten(RESULTS, lambda t: t + t.splitlines()[-1] + "\n"),
+        RESULTS, "has the row gone twice",
     ),
     "a row gone": (
         lambda: rewritten(RESULTS, lambda t: "".join(t.splitlines(True)[:-1])), RESULTS, "has no row gone",
     ),
     "answers of a row gone": (
-        lambda: rewritten(RIGHT, lambda t: "".join(t.splitlines(True)[:-1])), RIGHT, "has no row gone, calibrated",
+        lambda: rewritten(RIGHT, lambda t: "".join(t.splitlines(True)[:-1])),
+        RIGHT, "has no row gone, calibrated",
     ),
     "no accuracy": (without("accuracy"), RESULTS, "has no column 'accuracy'"),
     "no size": (without("size_mb"), RESULTS, "has no column 'size_mb'"),
@@ -274,7 +277,7 @@ def test_the_evidence_of_the_base_too(damage, gate):
     git("add", "-A")
     git("commit", "-qm", damage)
     report(BEFORE)
-    status, output, error = gate("--gate")
+    status, _, error = gate("--gate")
     assert status == 1 and len(error.splitlines()) == 1
     assert error.startswith(f"error: {path} in the base ({changes.commit('HEAD')[:7]}) ") and said in error
 

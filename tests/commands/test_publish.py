@@ -30,7 +30,8 @@ def best(models, tmp_path, monkeypatch):
     names = ["balance", "oos", "transfer"]
     tables.write("data", dict.fromkeys(tables.SPLITS, table), tables.Labels(names, "oos"))
     row = {
-        "accuracy": 0.8591, "accuracy_calibrated": 0.9156, "size_mb": 17.6, "speedup": 10.2, "score": "energy",
+        "accuracy": 0.8591, "accuracy_calibrated": 0.9156, "size_mb": 17.6, "speedup": 10.2,
+        "score": "energy",
         "model_sha256": identity.of_model(Path("models/best")), "data_sha256": identity.of_data(),
     }  # fmt: skip
     RESULTS.parent.mkdir(parents=True)

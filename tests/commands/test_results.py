@@ -132,12 +132,12 @@ DAMAGE = {
     "selected gone": (lambda: (TABLES / "selected.json").unlink(), "selected.json is missing"),
     "empty": (rewritten("results.csv", lambda text: ""), "results.csv is empty"),
     "pointer": (rewritten("results.csv", lambda text: POINTER), "results.csv is a Git LFS pointer"),
-    "conflict": (rewritten("results.csv", lambda text: text + "=======\n"), "results.csv has a merge conflict"),
+    "conflict": (rewritten("results.csv", lambda text: text + "=======\n"), "has a merge conflict"),
     "a row twice": (
         rewritten("results.csv", lambda text: text + text.splitlines()[-1] + "\n"), "results.csv has the row",
     ),
     "a column less": (
-        rewritten("results.csv", lambda text: text.replace("size_mb", "size")), "results.csv has no column 'size_mb'",
+        rewritten("results.csv", lambda text: text.replace("size_mb", "size")), "has no column 'size_mb'",
     ),
     "no best": (rewritten("results.csv", lambda text: text.replace("True", "False")), "results.csv none"),
     "machine cut": (rewritten("machine.json", lambda text: text[:40]), "machine.json is not JSON"),

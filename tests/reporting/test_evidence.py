@@ -43,7 +43,7 @@ def test_what_is_whole():
         (GOOD.replace("0.8", ""), "in row 3, accuracy is empty"),
         (GOOD.replace("1.0", "-inf"), "in row 2, speedup is '-inf'"),
         (GOOD.replace("teacher", ""), "in row 2, model is empty"),
-        (f"model,accuracy\n<<<<<<< HEAD\nsmall,0.8\n=======\nsmall,0.7\n>>>>>>> x\n", "merge conflict in line 2"),
+        (GOOD + "<<<<<<< HEAD\nsmall,0.8\n=======\nsmall,0.7\n>>>>>>> x\n", "merge conflict in line 4"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n", "is a Git LFS pointer"),
         (GOOD.encode("utf-16"), "is not UTF-8 at byte 0"),
         (b"\x00\x01\x02\n", "has no column 'model'"),

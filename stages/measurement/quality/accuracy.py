@@ -47,8 +47,8 @@ def measure(
 
     `accuracies` of the plain argmax and, with the suffix `_calibrated`, of `calibration`;
     `calibration_error`, the expected calibration error of the softmax, plain and tempered (`_calibrated`),
-    None of fewer than FEWEST queries; `auroc` and `fpr_at_95_recall` of the score that tells queries out of scope,
-    if there is a threshold, and FEWEST queries on each side of it.
+    None of fewer than FEWEST queries; `auroc` and `fpr_at_95_recall` of the score that tells queries out of
+    scope, if there is a threshold, and FEWEST queries on each side of it.
     """
     results = {}
     for suffix, applied in (("", NONE), ("_calibrated", calibration)):
