@@ -21,28 +21,29 @@ def main():
         raise UserError(
             f"load_test.workers is {workers}: there are {cores} cores, and each worker needs one of its own"
         )
-    exponent = traffic.exponent_for(len(queries), p.load_test.cache, p.load_test.hit_rate)
-    hit_rate, as_asked = traffic.reached(len(queries), p.load_test.cache, exponent, p.load_test.hit_rate)
-    left_out = [name for name, s in p.load_test.scenarios.items() if s.cached and not as_asked]
-    kept = {name: s for name, s in p.load_test.scenarios.items() if name not in left_out}
+    params = p.load_test
+    exponent = traffic.exponent_for(len(queries), params.cache, params.hit_rate)
+    hit_rate, as_asked = traffic.reached(len(queries), params.cache, exponent, params.hit_rate)
+    left_out = [name for name, scenario in params.scenarios.items() if scenario.cached and not as_asked]
+    kept = {name: scenario for name, scenario in params.scenarios.items() if name not in left_out}
     if not kept:
         raise UserError(
             f"load_test.scenarios has cached ones alone, and {len(queries)} test queries give a cache of "
-            f"{p.load_test.cache} a hit rate of {hit_rate:.0%}: add a scenario, or set load_test.cache lower"
+            f"{params.cache} a hit rate of {hit_rate:.0%}: add a scenario, or set load_test.cache lower"
         )
-    params = p.load_test.model_copy(update={"scenarios": kept})
+    last = model_folder.CALIBRATED / list(params.scenarios.values())[-1].model
+    params = params.model_copy(update={"scenarios": kept})
     folders = {name: model_folder.CALIBRATED / s.model for name, s in kept.items()}
     drawn = traffic.draw(queries, exponent, 200_000, p.seed)
     times = load.run(folders, drawn, workers, params, p.seed)
     loads = capacity.under_load(times, params)
     plan = capacity.plan(times, loads, params)
 
-    folder = model_folder.CALIBRATED / list(p.load_test.scenarios.values())[-1].model
-    classifier = runtime.load(folder)
+    classifier = runtime.load(last)
     labels = {text: classifier.predict([text])[0].label for text in queries}
-    requests = soak.mix(drawn, labels, p.load_test.requests, p.seed)
-    with soak.service(folder, "--workers", str(workers), "--cache", str(p.load_test.cache)) as port:
-        service = soak.run(port, requests, p.load_test.clients, kill=True)
+    requests = soak.mix(drawn, labels, params.requests, p.seed)
+    with soak.service(last, "--workers", str(workers), "--cache", str(params.cache)) as port:
+        service = soak.run(port, requests, params.clients, kill=True)
 
     traffic_facts = {
         "zipf_exponent": exponent,
