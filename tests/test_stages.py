@@ -357,7 +357,7 @@ def strictly_read():
     }
 
 
-@pytest.mark.parametrize("out_of_scope", [None, "oos"])
+@pytest.mark.parametrize("out_of_scope", [None, pytest.param("oos", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("error:.*(divide|invalid value|empty slice|ill-defined)")
 def test_no_file_holds_nan(out_of_scope, project, capsys):
     """Without an out-of-scope label, or without such queries; of one round, and of few requests."""

@@ -158,7 +158,7 @@ def picture(plan: pd.DataFrame, loads: pd.DataFrame, params: LoadTest, path: Pat
     right.axhline(params.p99_ms, color="black", linestyle="--", linewidth=1)
     right.annotate(f"limit, {params.p99_ms:g} ms", (0.01, params.p99_ms), (0, 3), va="bottom", ha="left",
                    xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9)  # fmt: skip
-    right.set(xscale="log", yscale="log")
+    right.set(xscale="log" if loads["p99_ms"].notna().any() else "linear", yscale="log")
     right.set_xlabel("requests a second a core (log scale)")
     right.set_ylabel("99th percentile of latency, ms (log scale)")
     right.set_title("Latency under load, requests arriving at random", fontsize=10)

@@ -184,9 +184,11 @@ def run(port: int, requests: Sequence[Asked], clients: int, kill: bool) -> dict[
         for future in running:
             future.result()
     seconds = time.perf_counter() - start
-    percentiles = {f"p{q}_ms": round(float(np.quantile(milliseconds, q / 100)), 4) for q in (50, 95, 99)}
-    if len(milliseconds) < FEWEST:
-        percentiles |= {"p95_ms": None, "p99_ms": None}
+    fewest = {50: 1, 95: FEWEST, 99: FEWEST}
+    percentiles = {
+        f"p{q}_ms": round(float(np.quantile(milliseconds, q / 100)), 4) if len(milliseconds) >= few else None
+        for q, few in fewest.items()
+    }
     return {
         "requests": len(requests),
         **{verdict: verdicts[verdict] for verdict in ("right", "wrong", "lost")},
