@@ -19,6 +19,7 @@ SPEEDS = ("speedup", "speedup_low", "speedup_high")
 SAME = "unchanged"
 NOISE = "within noise"
 UNTESTED = "not tested"
+ROUNDED = 1e-4  # by how much an accuracy in results.csv may differ from the share of right answers
 # The files of a report that are read here, and one more that tells a report from other folders.
 RESULTS, RIGHT, SUMMARY = "tables/results.csv", "tables/right.csv", "summary.json"
 
@@ -80,7 +81,15 @@ def _side(folder: Path, base: str | None) -> tuple[pd.DataFrame, Right]:
         return pd.DataFrame(columns=columns, index=pd.Index([], name="model")), {}
     name = _name(folder / RESULTS, base)
     results = evidence.parse(content, name, [*ACCURACIES, "size_mb"], optional=SPEEDS)
-    return results.reindex(columns=columns), _right(folder, base, list(results.index))
+    right = _right(folder, base, list(results.index))
+    for measure, kind in ACCURACIES.items():
+        for model, accuracy in results[measure].items() if right else ():
+            answers = right[str(model), kind][1]
+            # As many queries as there are bits, or up to 7 fewer: the last byte is filled up.
+            shares = answers.sum() / (len(answers) - np.arange(8))
+            if np.abs(shares - accuracy).min() > ROUNDED:
+                raise evidence.damaged(name, f"has, of {model}, another {measure} than {RIGHT}")
+    return results.reindex(columns=columns), right
 
 
 def _right(folder: Path, base: str | None, models: list[str]) -> Right:

@@ -227,6 +227,10 @@ DAMAGE = {
     "no accuracy": (without("accuracy"), RESULTS, "has no column 'accuracy'"),
     "no size": (without("size_mb"), RESULTS, "has no column 'size_mb'"),
     "no speed": (without("speedup"), RESULTS, "has no speedup of teacher"),
+    "an older results.csv": (
+        lambda: rewritten(RIGHT, lambda t: t.replace(bits(right(360)), bits(right(300)))),
+        RESULTS, "has, of teacher, another accuracy than tables/right.csv",
+    ),
     "empty accuracy": (emptied("accuracy_calibrated"), RESULTS, "accuracy_calibrated is empty"),
 }  # fmt: skip
 
