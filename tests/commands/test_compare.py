@@ -203,9 +203,8 @@ DAMAGE = {
     "cut": (lambda: rewritten(RESULTS, lambda t: t[:-9]), RESULTS, "ends in the middle of a line"),
     "answers cut": (lambda: rewritten(RIGHT, lambda t: t[:-11] + "\n"), RIGHT, "is not as long as the rows"),
     "a digit cut": (lambda: rewritten(RIGHT, lambda t: t[:-2] + "\n"), RIGHT, "no hexadecimal digits"),
-    "all answers cut": (
-        lambda: rewritten(RIGHT, lambda t: "".join(line[:-4] + "\n" if "abc" in line else line + "\n"
-                                                   for line in t.splitlines())),
+    "half the answers": (
+        lambda: report({name: (right(160, of=200), *rest) for name, (_, *rest) in BEFORE.items()}),
         RIGHT, "is not as long as in the base",
     ),
     "conflict": (
