@@ -11,6 +11,7 @@ def main():
     from stages import runtime
     from stages.core import model_folder
     from stages.data import tables
+    from stages.measurement import identity
     from stages.measurement.speed import machine
     from stages.serving import capacity, load, soak, traffic
 
@@ -57,6 +58,8 @@ def main():
         capacity.with_enough(loads).to_csv(scratch / "loads.csv", index=False, float_format="%.4f")
         plan.to_csv(scratch / "plan.csv", float_format="%.4f")
         write_json(scratch / "service.json", service)
+        models = {folder.name: identity.of_model(folder) for folder in (*folders.values(), last)}
+        write_json(scratch / "measured.json", models)
         write_json(
             scratch / "machine.json", machine.describe(threads=1) | {"workers": workers, **traffic_facts}
         )

@@ -7,7 +7,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.ticker import LogLocator
 
+from stages.core import model_folder
+from stages.core.errors import UserError
 from stages.core.settings import LoadTest
+from stages.measurement import identity
 from stages.measurement.enough import FEWEST
 from stages.reporting import evidence
 from stages.reporting.figures import save
@@ -16,8 +19,17 @@ from stages.reporting.results import cpu
 
 
 def read() -> tuple[pd.DataFrame, pd.DataFrame, dict, dict]:
-    """What the stage `load_test` measured: the plan, the loads, the HTTP service, the machine."""
+    """What the stage `load_test` measured: the plan, the loads, the HTTP service, the machine.
+
+    A UserError, if a file is missing or damaged, or calibrated/ has another model than was measured.
+    """
     folder = Path("load_test")
+    for name, digest in evidence.values(folder / "measured.json", ()).items():
+        model = model_folder.CALIBRATED / name
+        if not model.is_dir() or digest != identity.of_model(model):
+            raise UserError(
+                f"{folder}/measured.json: {name} is another model than calibrated/{name}: run `dvc repro`"
+            )
     optional = ("gain", "p50_ms", "p95_ms", "p99_ms", "hit_rate", "per_core", "per_core_and_day", "cores")
     plan = evidence.table(
         folder / "plan.csv", ("requests_per_second", "load"), optional=optional, key=("scenario",)

@@ -1,11 +1,15 @@
 import json
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from matplotlib.image import imread
 
 from stages.core import settings
+from stages.core.atomic import write_json
+from stages.core.errors import UserError
+from stages.measurement import identity
 from stages.reporting import load_test
 
 SERVE = settings.load().load_test.model_copy(
@@ -66,6 +70,31 @@ def test_markdown():
     assert "a CPU; instruction sets for int8: avx2" in lines[5]
     assert "that 1,000,000,000 requests a day need, at a peak of 2 times the mean" in lines[7]
     assert "10,000 requests" in lines[9] and "0 requests were lost and 0 were answered wrongly" in lines[9]
+
+
+def test_what_is_not_whole_or_of_another_model_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("load_test").mkdir()
+    Path("calibrated/small").mkdir(parents=True)
+    Path("calibrated/small/model.onnx").write_text("weights")
+    write_json("load_test/measured.json", {"small": identity.of_model(Path("calibrated/small"))})
+    PLAN.rename_axis("scenario").to_csv("load_test/plan.csv")
+    LOADS.assign(requests=100).to_csv("load_test/loads.csv", index=False)
+    write_json("load_test/service.json", SERVICE)
+    write_json("load_test/machine.json", MACHINE)
+    plan, loads, service, machine = load_test.read()
+    assert load_test.markdown(plan, loads, service, SERVE, machine) == load_test.markdown(
+        PLAN, LOADS, SERVICE, SERVE, MACHINE
+    )
+    for name in ("plan.csv", "loads.csv", "service.json", "machine.json"):
+        text = (Path("load_test") / name).read_text()
+        (Path("load_test") / name).write_text("")
+        with pytest.raises(UserError, match=f"^load_test/{name} is empty"):
+            load_test.read()
+        (Path("load_test") / name).write_text(text)
+    Path("calibrated/small/model.onnx").write_text("other weights")
+    with pytest.raises(UserError, match="small is another model than calibrated/small"):
+        load_test.read()
 
 
 def test_what_cannot_be_had_is_a_dash():
