@@ -52,7 +52,7 @@ def markdown(table: pd.DataFrame, search: Search) -> str:
         [
             f"**{row['trial']}**" if row["best"] else str(row["trial"]),
             row["state"] if row["within"] or row["state"] != "complete" else "out of bounds",
-            *(f"{row[name]:.4g}" for name in search.space),
+            *("–" if pd.isna(row[name]) else f"{row[name]:.4g}" for name in search.space),
             percent(row["validation_accuracy"], 2),
             *("–" if pd.isna(row[key]) else f"{row[key]:.1f}" for key in costs),
         ]
