@@ -16,6 +16,7 @@ def main():
 
     from stages.core import model_folder
     from stages.data import tables
+    from stages.measurement import identity
     from stages.measurement.speed import footprint, latency, machine, reference
     from stages.measurement.speed.measured_model import MeasuredModel
 
@@ -23,6 +24,7 @@ def main():
         folders = {name: model_folder.CALIBRATED / name for name in p.variants.table}
         folders[reference.NAME] = Path(scratch) / reference.NAME
         reference.write(folders[reference.NAME], folders["teacher"], p.benchmark.reference)
+        models_sha256 = {name: identity.of_model(folders[name]) for name in p.variants.table}
         sizes = {name: model_folder.size_mb(folder) for name, folder in folders.items()}
         starts = [
             {"model": name, **footprint.start(folder, p.benchmark.query)}
@@ -42,6 +44,7 @@ def main():
         folder.mkdir()
         times.to_csv(folder / "times.csv", index=False, float_format="%.4f")
         summary.to_csv(folder / "latency.csv", float_format="%.4f")
+        write_json(folder / "measured.json", models_sha256)
         write_json(folder / "machine.json", machine.describe(p.benchmark.threads))
 
 

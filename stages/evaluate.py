@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from stages.core import processes, settings
-from stages.core.errors import command
+from stages.core.errors import UserError, command
 
 
 @command
@@ -18,6 +18,7 @@ def main(name: str):
     from stages.core import model_folder
     from stages.core.atomic import replacing, write_json
     from stages.data import tables
+    from stages.measurement import identity
     from stages.measurement.quality import accuracy, calibration, size
     from stages.measurement.quality import logits as logits_of
 
@@ -31,6 +32,11 @@ def main(name: str):
         table = tables.read(split)
         labels[split] = table["label"].to_numpy()
         logits[split] = logits_of.compute(classifier, table, batch_size, f"{name}, {split}")
+        if not np.isfinite(logits[split]).all():
+            raise UserError(
+                f"{folder} answers queries of {split} with logits that are not finite: its training has "
+                "diverged; lower its learning_rate"
+            )
     share = p.calibrate.out_of_scope_share
     if share is None:
         share = float((labels["validation"] == out_of_scope).mean())
@@ -41,6 +47,7 @@ def main(name: str):
         shutil.copytree(folder, calibrated)
         write_json(calibrated / checkpoints.CALIBRATION, asdict(fitted))
         sizes = size.breakdown(calibrated)
+        measured = {"model_sha256": identity.of_model(calibrated), "data_sha256": identity.of_data()}
     with replacing(Path("evaluations") / name) as scratch:
         scratch.mkdir()
         for split, values in logits.items():
@@ -49,6 +56,7 @@ def main(name: str):
             split: accuracy.measure(logits[split], labels[split], out_of_scope, fitted, share)
             for split in logits
         }
+        write_json(scratch / "measured.json", measured)
         write_json(scratch / "accuracy.json", {"sizes": sizes, "out_of_scope_share": share, **measures})
 
 

@@ -11,6 +11,7 @@ def main():
     from stages import runtime
     from stages.core import model_folder
     from stages.data import tables
+    from stages.measurement import identity
     from stages.measurement.speed import machine
     from stages.serving import capacity, load, soak, traffic
 
@@ -21,26 +22,44 @@ def main():
         raise UserError(
             f"load_test.workers is {workers}: there are {cores} cores, and each worker needs one of its own"
         )
-    folders = {name: model_folder.CALIBRATED / s.model for name, s in p.load_test.scenarios.items()}
-    exponent = traffic.exponent_for(len(queries), p.load_test.cache, p.load_test.hit_rate)
+    params = p.load_test
+    exponent = traffic.exponent_for(len(queries), params.cache, params.hit_rate)
+    hit_rate, as_asked = traffic.reached(len(queries), params.cache, exponent, params.hit_rate)
+    left_out = [name for name, scenario in params.scenarios.items() if scenario.cached and not as_asked]
+    kept = {name: scenario for name, scenario in params.scenarios.items() if name not in left_out}
+    if not kept:
+        raise UserError(
+            f"load_test.scenarios has cached ones alone, and {len(queries)} test queries give a cache of "
+            f"{params.cache} a hit rate of {hit_rate:.0%}: add a scenario, or set load_test.cache lower"
+        )
+    last = model_folder.CALIBRATED / list(params.scenarios.values())[-1].model
+    params = params.model_copy(update={"scenarios": kept})
+    folders = {name: model_folder.CALIBRATED / s.model for name, s in kept.items()}
     drawn = traffic.draw(queries, exponent, 200_000, p.seed)
-    times = load.run(folders, drawn, workers, p.load_test, p.seed)
-    loads = capacity.under_load(times, p.load_test)
-    plan = capacity.plan(times, loads, p.load_test)
+    times = load.run(folders, drawn, workers, params, p.seed)
+    loads = capacity.under_load(times, params)
+    plan = capacity.plan(times, loads, params)
 
-    folder = list(folders.values())[-1]
-    classifier = runtime.load(folder)
+    classifier = runtime.load(last)
     labels = {text: classifier.predict([text])[0].label for text in queries}
-    requests = soak.mix(drawn, labels, p.load_test.requests, p.seed)
-    with soak.service(folder, "--workers", str(workers), "--cache", str(p.load_test.cache)) as port:
-        service = soak.run(port, requests, p.load_test.clients, kill=True)
+    requests = soak.mix(drawn, labels, params.requests, p.seed)
+    with soak.service(last, "--workers", str(workers), "--cache", str(params.cache)) as port:
+        service = soak.run(port, requests, params.clients, kill=True)
 
-    traffic_facts = {"zipf_exponent": exponent, "delays_ms": capacity.delays(times)}
+    traffic_facts = {
+        "zipf_exponent": exponent,
+        "test_queries": len(queries),
+        "expected_hit_rate": hit_rate,
+        "left_out": left_out,
+        "delays_ms": capacity.delays(times),
+    }
     with replacing("load_test") as scratch:
         scratch.mkdir()
-        loads.to_csv(scratch / "loads.csv", index=False, float_format="%.4f")
+        capacity.with_enough(loads).to_csv(scratch / "loads.csv", index=False, float_format="%.4f")
         plan.to_csv(scratch / "plan.csv", float_format="%.4f")
         write_json(scratch / "service.json", service)
+        models = {folder.name: identity.of_model(folder) for folder in (*folders.values(), last)}
+        write_json(scratch / "measured.json", models)
         write_json(
             scratch / "machine.json", machine.describe(threads=1) | {"workers": workers, **traffic_facts}
         )

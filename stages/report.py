@@ -1,6 +1,5 @@
 """Stage `report`: the results as metrics, tables and pictures, in Git."""
 
-import json
 from pathlib import Path
 
 from stages.core import settings
@@ -13,8 +12,10 @@ def main():
     from stages.core import model_folder
     from stages.core.atomic import replacing, write_json, write_text
     from stages.data import domains, tables
-    from stages.reporting import answers, figures, load_test, readme, results, summary
+    from stages.reporting import answers, evidence, figures, load_test, readme, results, summary
 
+    if p.report.beside:
+        summary.read(Path(p.report.beside))  # which is printed at the end
     rows = p.variants.table
     folder = Path(p.report.folder)
     best = model_folder.recipe(model_folder.MODELS / "best")
@@ -23,7 +24,8 @@ def main():
     latency = results.timed()
     curves = results.training_curves(rows)
     points = results.pruning(list(p.variants.rows))
-    machine = json.loads(Path("benchmark/machine.json").read_text())
+    results.check(table, best["parent"])
+    machine = evidence.values(results.TIMED / "machine.json", summary.MACHINE)
     test = tables.read("test")
     labels = test["label"].to_numpy()
     intents = tables.read_labels().names
@@ -31,7 +33,6 @@ def main():
     ancestors = table["ancestor"].dropna().to_dict()
     differences = answers.differences(predictions, labels, ancestors)
     plan, loads, service, load_machine = load_test.read()
-
     with replacing(folder / "tables") as scratch:
         scratch.mkdir()
         table.to_csv(scratch / "results.csv", float_format="%.4f")
@@ -47,8 +48,7 @@ def main():
         curves.to_csv(scratch / "training.csv", index=False, float_format="%.4f")
         points.to_csv(scratch / "pruning.csv", index=False, float_format="%.4f")
         loads.to_csv(scratch / "load_test.csv", index=False, float_format="%.4f")
-        steps = json.loads(plan.to_json(orient="index"))
-        write_json(scratch / "load_test.json", {**steps, "service": service, "machine": load_machine})
+        write_json(scratch / "load_test.json", load_test.values(plan, service, load_machine))
         write_json(scratch / "machine.json", machine)
         write_json(scratch / "selected.json", {"model": best["parent"], "reason": best["reason"]})
 

@@ -8,6 +8,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from stages.core import model_folder
 from stages.core.settings import Params
+from stages.data import tables
+from stages.measurement import identity
+from stages.reporting import evidence
 from stages.reporting.markdown import percent, table_of
 
 # Of what a model was trained on, by data.source. Of the user's own files only they can say.
@@ -52,13 +55,22 @@ intents serve --model .
 
 
 def write(folder: Path, name: str, p: Params) -> str:
-    """The card of the model `name`, a copy of which is in `folder`."""
-    file = Path(p.report.folder) / "tables" / "results.csv"
-    summary = pd.read_csv(file, index_col="model").to_dict("index") if file.exists() else {}
-    row = summary.get(name, {})
+    """The card of the model `name`, a copy of which is in `folder`.
+
+    It has the numbers that the report of `p` measured on that very model and on the data in data/, or says
+    why there are none.
+    """
+    rows, without = measured(folder, name, p)
+    row = rows.get(name, {})
     source = p.data.source
+    labels = model_folder.label_names(folder)
     license, trained_on = LICENSES[source]
     library, how = loading(folder)
+    if Path("data/labels.json").exists() and sorted(tables.read_labels().names) != sorted(labels):
+        license, trained_on = (
+            None,
+            "other data than data/ has, by its labels; **state it and its licence here**",
+        )
     metadata = ModelCardData(
         language="en",
         license=license,
@@ -69,17 +81,17 @@ def write(folder: Path, name: str, p: Params) -> str:
         eval_results=[
             EvalResult("text-classification", source, source, "accuracy", row[key], metric_name=title)
             for key, title in (("accuracy", "accuracy"), ("accuracy_calibrated", "accuracy, with threshold"))
-            if key in row
+            if not pd.isna(row.get(key))
         ],
     )
-    labels = model_folder.label_names(folder)
-    rows = [[key, *_row(summary[key])] for key in dict.fromkeys(["teacher", name]) if key in summary]
-    measured = table_of(
+    numbers = table_of(
         ["model", "accuracy", "with the threshold", "size, MB", "speed-up over the teacher"],
-        rows,
+        [[key, *_row(rows[key])] for key in rows],
         "Test split; MB of 2^20 bytes; one query on one CPU thread.",
     )
-    steps = [f"1. `{step.pop('stage')}`: {json.dumps(step)}" for step in p.variants.lineage(name)]
+    if without:
+        numbers = f"No accuracy and no speed is given here: {without}.\n"
+    steps = [f"1. `{step.pop('stage')}`: {json.dumps(step)}" for step in lineage(folder, name, p)]
     return f"""---
 {metadata.to_yaml()}
 ---
@@ -88,7 +100,7 @@ def write(folder: Path, name: str, p: Params) -> str:
 
 Names the intent of a short query, one of {len(labels)} labels.
 
-{measured}
+{numbers}
 ## How to load it
 
 {how}{PACKAGE}
@@ -115,6 +127,44 @@ def loading(folder: Path) -> tuple[str, str]:
     return "intent-compressor", ""
 
 
+def measured(folder: Path, name: str, p: Params) -> tuple[dict[str, dict], str]:
+    """The rows of the teacher and the model in the report, or none and why.
+
+    None of another model than the one in `folder`, and none of other data than data/ has.
+    """
+    file = Path(p.report.folder) / "tables" / "results.csv"
+    if not file.exists():
+        return {}, f"{file} is not made yet"
+    results = evidence.table(file, ("accuracy", "accuracy_calibrated", "size_mb"), optional=("speedup",))
+    if name not in results.index:
+        return {}, f"{file} has no row {name}"
+    row = results.loc[name]
+    if any(pd.isna(row.get(key)) for key in ("model_sha256", "data_sha256")):
+        return {}, f"{file} does not say on which model and data it was measured"
+    if row["model_sha256"] != identity.of_model(folder):
+        return {}, f"{file} has those of another model {name}, as by another training or calibration"
+    if not Path("data/test.parquet").exists():
+        return {}, f"whether {file} is of this data cannot be told without data/test.parquet"
+    if row["data_sha256"] != identity.of_data():
+        return {}, f"{file} has those of other data than data/ has"
+    same = results[results["data_sha256"] == row["data_sha256"]]
+    without_threshold = same.get("score", pd.Series("", same.index)).isna()
+    same = same.assign(accuracy_calibrated=same["accuracy_calibrated"].mask(without_threshold))
+    rows = same.to_dict("index")
+    return {key: rows[key] for key in dict.fromkeys(["teacher", name]) if key in rows}, ""
+
+
+def lineage(folder: Path, name: str, p: Params) -> list[dict]:
+    """How the model was made, as far as its recipe and the variants of `p` say."""
+    recipe = model_folder.recipe(folder)
+    if "lineage" in recipe:
+        return [dict(step) for step in recipe["lineage"]]
+    if name in ("teacher", *p.variants.models):
+        return p.variants.lineage(name)
+    return [{"stage": recipe["technique"], "name": name, **recipe["parameters"]}]
+
+
 def _row(row: dict) -> list[str]:
-    accuracies = [percent(row[key]) for key in ("accuracy", "accuracy_calibrated")]
-    return [*accuracies, f"{row['size_mb']:.1f}", f"×{row['speedup']:.1f}"]
+    accuracies = [percent(row.get(key)) for key in ("accuracy", "accuracy_calibrated")]
+    speedup = row.get("speedup")
+    return [*accuracies, f"{row['size_mb']:.1f}", "–" if pd.isna(speedup) else f"×{speedup:.1f}"]

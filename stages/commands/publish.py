@@ -45,6 +45,9 @@ def command(model: Path, output: Path, upload: str | None):
         recipe = model_folder.recipe(scratch)
         name = recipe["parent"] if recipe["technique"] == "select" else model.name
         (scratch / "README.md").write_text(card.write(scratch, name, p))
+        without = card.measured(scratch, name, p)[1]
+    if without:
+        click.echo(f"note: the card has no accuracy and no speed: {without}", err=True)
     click.echo(f"{output}: {model_folder.size_mb(output):.1f} MB")
     if upload:
         click.echo(uploaded(output, upload))

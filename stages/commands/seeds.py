@@ -11,12 +11,21 @@ from stages.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+MEASURES = ("accuracy", "oos")  # what the names of measures begin with that a seed decides; speed has no seed
 COLUMNS = ("accuracy", "accuracy_calibrated", "accuracy_in_scope_calibrated", "oos_recall_calibrated")
+
+OPTIONAL = (*COLUMNS[2:], "accuracy_in_scope", "oos_recall", "oos_precision", "oos_precision_calibrated")
 
 
 def collect(folder: Path) -> "pd.DataFrame":
-    """`model`, `measure`, and over the seeds: `seeds` (how many), `mean`, `std`, `min`, `max`."""
+    """`model`, `measure`, and over the seeds: `seeds` (how many), `mean`, `std`, `min`, `max`.
+
+    A measure that a seed has not defined counts in fewer `seeds`. Every seed has the same rows and columns,
+    or a UserError names the report that lacks one.
+    """
     import pandas as pd
+
+    from stages.reporting import evidence
 
     reports = sorted(folder.glob("seed-*/tables/results.csv"))
     if len(reports) < 2:
@@ -24,8 +33,17 @@ def collect(folder: Path) -> "pd.DataFrame":
             f"{folder} has {len(reports)} seed-*/tables/results.csv, and a spread takes two: "
             "run experiment=clinc150-seeds with several seeds"
         )
-    results = pd.concat([pd.read_csv(report) for report in reports])
-    measures = [name for name in results if name.startswith(("accuracy", "oos"))]  # speed has no seed
+    for seed in sorted(folder.glob("seed-*")):
+        if seed.is_dir() and seed / "tables" / "results.csv" not in reports:
+            raise UserError(f"{seed}/tables/results.csv is missing: make it again, or remove {seed}")
+    tables = {report: evidence.table(report, COLUMNS[:2], optional=OPTIONAL) for report in reports}
+    first = reports[0]
+    for report, table in tables.items():
+        for name in sorted(_names(tables[first]) ^ _names(table)):
+            without, other = (first, report) if name in _names(table) else (report, first)
+            raise evidence.damaged(str(without), f"has no {name}, which {other} has")
+    measures = [name for name in tables[first] if name.startswith(MEASURES)]
+    results = pd.concat([table.reset_index() for table in tables.values()])
     table = results.melt("model", measures, "measure", "value")
     order = {model: i for i, model in enumerate(results["model"].unique())}
     table = table.sort_values("model", key=lambda models: models.map(order), kind="stable")
@@ -33,17 +51,27 @@ def collect(folder: Path) -> "pd.DataFrame":
     return by.agg(seeds="count", mean="mean", std="std", min="min", max="max").reset_index()
 
 
+def _names(results: "pd.DataFrame") -> set[str]:
+    """The models, and the measures that a seed decides."""
+    return {*results.index, *(name for name in results if name.startswith(MEASURES))}
+
+
 def markdown(spread: "pd.DataFrame") -> str:
-    """A row a model: mean ± standard deviation of the headline measures."""
+    """A row a model: mean ± standard deviation of the headline measures, – where they are not defined."""
     from stages.reporting.markdown import table_of
 
     columns = ["model", *(measure.replace("_", " ") for measure in COLUMNS)]
-    rows = [
-        [str(model), *(f"{100 * of['mean'][m]:.2f}% ± {100 * of['std'][m]:.2f}" for m in COLUMNS)]
-        for model, of in spread.set_index("measure").groupby("model", sort=False)
-    ]
     seeds = spread["seeds"].max()
+    by_model = spread.set_index("measure").groupby("model", sort=False)
+    rows = [[str(model), *(_cell(of, measure, seeds) for measure in COLUMNS)] for model, of in by_model]
     return table_of(columns, rows, f"Test split, mean ± standard deviation over {seeds} seeds.")
+
+
+def _cell(of: "pd.DataFrame", measure: str, seeds: int) -> str:
+    if measure not in of.index or of["seeds"][measure] < 2:
+        return "–"
+    text = f"{100 * of['mean'][measure]:.2f}% ± {100 * of['std'][measure]:.2f}"
+    return text if of["seeds"][measure] == seeds else f"{text} ({of['seeds'][measure]} seeds)"
 
 
 @click.command

@@ -46,6 +46,8 @@ def collect(names: list[str], model: str) -> "pd.DataFrame":
 
 
 def text_of(value: object) -> str:
+    if value is None or value != value:  # NaN, where an experiment has not the param
+        return "–"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

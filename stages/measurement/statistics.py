@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest, bootstrap, false_discovery_control
 
+from stages.measurement.enough import FEWEST_ROUNDS
+
 LEVEL = 0.05
 
 
@@ -44,8 +46,13 @@ def verdicts(differences: list[Difference]) -> list[str]:
 
 
 def interval(ratios: np.ndarray, seed: int) -> tuple[float, float]:
-    """The 95% percentile bootstrap interval of the median of `ratios`, one of each round."""
-    if len(ratios) < 2 or np.ptp(ratios) == 0:
+    """The 95% percentile bootstrap interval of the median of `ratios`, one of each round.
+
+    NaN, of fewer than FEWEST_ROUNDS.
+    """
+    if len(ratios) < FEWEST_ROUNDS:
+        return np.nan, np.nan
+    if np.ptp(ratios) == 0:
         return ratios.min(), ratios.max()
     result = bootstrap((ratios,), np.median, method="percentile", n_resamples=2000, rng=seed)
     return tuple(result.confidence_interval)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from stages.checkpoints.sparse_storage import read_weights
 from stages.core import model_folder
-from stages.measurement.quality.calibration import reliability
+from stages.measurement.quality.calibration import can_learn, reliability
 from stages.reporting.results import SIZES, calibration
 from stages.runtime.calibration import NONE
 from stages.techniques import int8
@@ -203,6 +203,8 @@ def calibration_curves(names: list[str], named: list[str], labels: np.ndarray, p
         if fitted.threshold is not None:
             scores = fitted.threshold.scores(logits / fitted.temperature)
             outside = labels == fitted.threshold.out_of_scope
+            if not can_learn(outside):
+                continue
             false_positives, recall, _ = roc_curve(outside, -scores)
             label = name if name in named else "the other models"
             right.plot(100 * false_positives, 100 * recall, color=color, label=label, linewidth=1.2)

@@ -7,18 +7,48 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.ticker import LogLocator
 
+from stages.core import model_folder
+from stages.core.errors import UserError
 from stages.core.settings import LoadTest
+from stages.measurement import identity
+from stages.measurement.enough import FEWEST
+from stages.reporting import evidence
 from stages.reporting.figures import save
 from stages.reporting.markdown import percent, table_of
 from stages.reporting.results import cpu
 
 
 def read() -> tuple[pd.DataFrame, pd.DataFrame, dict, dict]:
-    """What the stage `load_test` measured: the plan, the loads, the HTTP service, the machine."""
+    """What the stage `load_test` measured: the plan, the loads, the HTTP service, the machine.
+
+    A UserError, if a file is missing or damaged, or calibrated/ has another model than was measured.
+    """
     folder = Path("load_test")
-    plan = pd.read_csv(folder / "plan.csv", index_col="scenario")
-    service, machine = (json.loads((folder / f"{name}.json").read_text()) for name in ("service", "machine"))
-    return plan, pd.read_csv(folder / "loads.csv"), service, machine
+    for name, digest in evidence.values(folder / "measured.json", ()).items():
+        model = model_folder.CALIBRATED / name
+        if not model.is_dir() or digest != identity.of_model(model):
+            raise UserError(
+                f"{folder}/measured.json: {name} is another model than calibrated/{name}: run `dvc repro`"
+            )
+    optional = ("gain", "p50_ms", "p95_ms", "p99_ms", "hit_rate", "per_core", "per_core_and_day", "cores")
+    plan = evidence.table(
+        folder / "plan.csv", ("requests_per_second", "load"), optional=optional, key=("scenario",)
+    )
+    loads = evidence.table(
+        folder / "loads.csv",
+        ("offered", "requests"),
+        optional=("p50_ms", "p95_ms", "p99_ms"),
+        key=("scenario", "load"),
+    )
+    service = evidence.values(folder / "service.json", ("requests", "lost", "wrong", "p50_ms", "p99_ms"))
+    machine = evidence.values(folder / "machine.json", ("workers", "zipf_exponent", "delays_ms", "left_out"))
+    return plan, loads.reset_index().astype({"load": float}), service, machine
+
+
+def values(plan: pd.DataFrame, service: dict, machine: dict) -> dict:
+    """The plan by scenario, null where it is not defined, the service and the machine."""
+    steps = json.loads(plan.to_json(orient="index"))
+    return {**steps, "service": service, "machine": machine}
 
 
 def markdown(plan: pd.DataFrame, loads: pd.DataFrame, service: dict, params: LoadTest, machine: dict) -> str:
@@ -26,17 +56,19 @@ def markdown(plan: pd.DataFrame, loads: pd.DataFrame, service: dict, params: Loa
     columns += ["requests a second a core", "requests a day a core, millions", "cores"]
     rows = []
     for name, row in plan.iterrows():
-        gain = f"×{row['gain']:.1f} ({row['gain_low']:.1f}–{row['gain_high']:.1f})"
+        gain = "–" if pd.isna(row["gain"]) else f"×{row['gain']:.1f}"
+        if not pd.isna(row["gain_low"]):
+            gain += f" ({row['gain_low']:.1f}–{row['gain_high']:.1f})"
         met = not pd.isna(row["per_core"])
         rows.append(
             [
                 str(name),
                 params.scenarios[str(name)].model,
                 f"{row['requests_per_second']:.0f}",
-                "–" if pd.isna(row["gain"]) else gain,
-                "–" if pd.isna(row["p50_ms"]) else " / ".join(f"{row[f'p{p}_ms']:.1f}" for p in (50, 95, 99)),
+                gain,
+                " / ".join(milliseconds(row[f"p{p}_ms"]) for p in (50, 95, 99)),
                 percent(row.get("hit_rate"), 0),
-                f"{row['per_core']:.0f}" if met else "none",
+                f"{row['per_core']:.0f}" if met else "none" if late(loads, str(name), params) else "–",
                 f"{row['per_core_and_day'] / 1e6:.1f}" if met else "–",
                 f"{row['cores']:,.0f}" if met else "–",
             ]
@@ -49,27 +81,54 @@ def markdown(plan: pd.DataFrame, loads: pd.DataFrame, service: dict, params: Loa
         "those of all workers together, each asked again as soon as it has answered. p50, p95 and p99 are "
         f"the latencies at {percent(plan['load'].iloc[0], 0)} of that rate, with requests that arrive at "
         "random (Poisson), from arrival to answer. Each is the median over rounds and "
-        "workers. Of fewer than 100 requests in a round, p99 is nearly the longest.",
+        "workers. Of fewer than 100 requests in a round, p99 is nearly the longest. Of fewer than "
+        f"{FEWEST} in all, there is no p95 and no p99.",
         "Requests a second a core is the highest rate that was tried with a p99 within "
         f"{params.p99_ms:g} ms. The cores are those that {params.requests_a_day:,.0f} requests a day need, "
         f"at a peak of {params.peak_to_mean:g} times the mean, on cores as fast as these, without the cost "
         "of HTTP. The traffic is the test queries, drawn by Zipf's law with exponent "
         f"{machine['zipf_exponent']:.2f}. Where no model answers, the p99 on this machine is "
-        f"{machine['delays_ms']:.1f} ms.",
+        f"{milliseconds(machine['delays_ms'])} ms.",
+        *left_out(params, machine),
         *noise(loads, params, machine),
         f"The HTTP service with {workers} workers got {service['requests']:,} requests over a socket, good "
         f"and bad ones mixed, from clients on the same cores. {service['workers_killed']} worker was killed "
         f"on the way. {service['lost']} requests were lost and {service['wrong']} were answered wrongly. It "
-        f"answered {service['requests_per_second']:.0f} a second, with a p50 of {service['p50_ms']:.1f} ms "
-        f"and a p99 of {service['p99_ms']:.1f} ms.",
+        f"answered {service['requests_per_second']:.0f} a second, with a p50 of "
+        f"{milliseconds(service['p50_ms'])} ms and a p99 of {milliseconds(service['p99_ms'])} ms.",
         left=2,
     )
+
+
+def milliseconds(value: float | None) -> str:
+    return "–" if value is None or pd.isna(value) else f"{value:.1f}"
+
+
+def late(loads: pd.DataFrame, scenario: str, params: LoadTest) -> bool:
+    """Whether the lowest load of the scenario is known to have had a p99 over the limit."""
+    lowest = loads[loads["scenario"] == scenario].sort_values("load").iloc[0]
+    return any(lowest[key] > params.p99_ms for key in ("p50_ms", "p99_ms"))
+
+
+def left_out(params: LoadTest, machine: dict) -> list[str]:
+    """What is said of cached scenarios whose hit rate the test queries cannot give, or just nearly."""
+    rate, asked = machine["expected_hit_rate"], percent(params.hit_rate, 0)
+    if not any(scenario.cached for scenario in params.scenarios.values()):
+        return []
+    given = f"The {machine['test_queries']:,} test queries give a cache of {params.cache:,} a hit rate of "
+    given += f"{percent(rate, 0)} at the nearest to {asked} (load_test.hit_rate)."
+    if machine["left_out"]:
+        return [
+            f"**Left out: {', '.join(machine['left_out'])}.** {given} A gain from that cache would say "
+            "nothing of other traffic. Set load_test.cache lower, or take more test queries."
+        ]
+    return [given] if abs(rate - params.hit_rate) > 0.01 else []
 
 
 def noise(loads: pd.DataFrame, params: LoadTest, machine: dict) -> list[str]:
     """A warning if the machine's own delays are near the limit, or if a higher load halves the p99."""
     lines = []
-    if machine["delays_ms"] > params.p99_ms / 4:
+    if machine["delays_ms"] is not None and machine["delays_ms"] > params.p99_ms / 4:
         lines.append(
             "**Too noisy to conclude.** The machine's own delays are more than a quarter of the limit of "
             f"{params.p99_ms:g} ms."
@@ -106,11 +165,12 @@ def picture(plan: pd.DataFrame, loads: pd.DataFrame, params: LoadTest, path: Pat
         fontsize=10,
     )
     for name, rows in loads.groupby("scenario", sort=False):
-        right.plot(rows["offered"], rows["p99_ms"], marker="o", color=colors[str(name)], label=name)
+        known = rows[rows["p99_ms"].notna()]
+        right.plot(known["offered"], known["p99_ms"], marker="o", color=colors[str(name)], label=name)
     right.axhline(params.p99_ms, color="black", linestyle="--", linewidth=1)
     right.annotate(f"limit, {params.p99_ms:g} ms", (0.01, params.p99_ms), (0, 3), va="bottom", ha="left",
                    xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9)  # fmt: skip
-    right.set(xscale="log", yscale="log")
+    right.set(xscale="log" if loads["p99_ms"].notna().any() else "linear", yscale="log")
     right.set_xlabel("requests a second a core (log scale)")
     right.set_ylabel("99th percentile of latency, ms (log scale)")
     right.set_title("Latency under load, requests arriving at random", fontsize=10)

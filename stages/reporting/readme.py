@@ -21,7 +21,7 @@ twice as slow a minute later. The intervals cover noise within one run; two runs
 """
 TABLES = """| table | what |
 |---|---|
-| [results.csv](tables/results.csv) | all measures of each model |
+| [results.csv](tables/results.csv) | all measures of each model; SHA-256 of the model and of the test split |
 | [accuracy.csv](tables/accuracy.csv) | accuracy with intervals, and differences with p-values |
 | [right.csv](tables/right.csv) | which test queries each model has right (`intents compare` reads it) |
 | [domains.csv](tables/domains.csv) | accuracy in each domain |

@@ -1,26 +1,59 @@
 """The results of all variants in tables, and their renderings."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
 from stages import checkpoints
 from stages.core import model_folder
+from stages.core.errors import UserError
+from stages.measurement import identity
+from stages.measurement.enough import FEWEST, FEWEST_ROUNDS
 from stages.measurement.speed import reference
+from stages.reporting import evidence
 from stages.reporting.markdown import percent, table_of
 from stages.runtime.calibration import Calibration
 
 SUMMARY = ["accuracy_calibrated", "oos_recall_calibrated", "size_mb", "speedup"]
 ACCURACIES = ["accuracy", "accuracy_calibrated", "accuracy_in_scope_calibrated", "oos_recall_calibrated"]
+SPEEDUPS = ("speedup", "speedup_over_bert_base")
 SIZES = ["embeddings_mb", "encoder_mb", "head_mb", "tokenizer_mb"]
 COLLAPSE = 0.02
+TIMED = Path("benchmark")
 NOISY = 0.1
+NO_THRESHOLD = (
+    "No model has an out-of-scope threshold, which *calibrated* would apply: it takes "
+    f"{FEWEST} validation queries out of scope, and {FEWEST} in scope."
+)
 
 
 def evaluation(name: str) -> dict:
     """What the stage `evaluate` measured of the model: `sizes`, `validation`, `test`."""
-    return json.loads((Path("evaluations") / name / "accuracy.json").read_text())
+    keys = ("sizes", "out_of_scope_share", "validation", "test")
+    return evidence.values(Path("evaluations") / name / "accuracy.json", keys)
+
+
+def measured_on(name: str) -> dict[str, str]:
+    """`model_sha256` and `data_sha256` of what was evaluated.
+
+    A UserError, if calibrated/ has another model.
+    """
+    file = Path("evaluations") / name / "measured.json"
+    evaluated = evidence.values(file, ("model_sha256", "data_sha256"))
+    if evaluated["model_sha256"] != identity.of_model(model_folder.CALIBRATED / name):
+        raise UserError(f"{file} is of another model than calibrated/{name}: run `dvc repro`")
+    return evaluated
+
+
+def check(results: pd.DataFrame, best: str) -> None:
+    """A UserError, if `results` are of other data than data/, or models/best is not their row `best`."""
+    others = results.index[results["data_sha256"] != identity.of_data()]
+    if len(others):
+        raise UserError(f"evaluations/{others[0]} is of other data than data/ has: run `dvc repro`")
+    if best not in results.index or (
+        results["model_sha256"][best] != identity.of_model(model_folder.MODELS / "best")
+    ):
+        raise UserError(f"models/best is not the calibrated model {best} of the table: run `dvc repro`")
 
 
 def recipe(name: str) -> dict:
@@ -37,11 +70,21 @@ def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
     """One row a model, indexed by name: parent, accuracies on test, sizes, latency, `lost`.
 
     `lost` is the validation accuracy lost against the nearest of the `rows` that the model comes
-    from, `ancestor`.
+    from, `ancestor`. `score` is that of the out-of-scope threshold, if there is one. A UserError names what
+    is missing, damaged, or of another model than calibrated/ has.
     """
+    times = timed()
+    timed_models = evidence.values(TIMED / "measured.json", rows)
     results = []
     for name in rows:
         steps, measures = recipe(name), evaluation(name)
+        threshold, measured = calibration(name).threshold, measured_on(name)
+        if name not in times.index:
+            raise evidence.damaged(str(TIMED / "latency.csv"), f"has no row {name}")
+        if timed_models[name] != measured["model_sha256"]:
+            raise UserError(
+                f"{TIMED}/measured.json: {name} is another model than calibrated/{name}: run `dvc repro`"
+            )
         results.append(
             {
                 "model": name,
@@ -56,9 +99,11 @@ def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
                 **measures["sizes"],
                 "sparsity": steps.get("sparsity", {}).get("overall"),
                 "ancestor": ancestor(name, rows, parents),
+                "score": None if threshold is None else threshold.score,
+                **measured,
             }
         )
-    table = pd.DataFrame(results).set_index("model").join(timed().drop(columns="size_mb"))
+    table = pd.DataFrame(results).set_index("model").join(times.drop(columns="size_mb"))
     accuracy = table["validation_accuracy"]
     table["lost"] = table["ancestor"].map(accuracy) - accuracy
     return table
@@ -66,7 +111,13 @@ def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
 
 def timed() -> pd.DataFrame:
     """What the stage `benchmark` measured: a row a model, and one for BERT-base's shape."""
-    table = pd.read_csv("benchmark/latency.csv", index_col="model")
+    tails = [f"latency_p{percent}_ms" for percent in (95, 99)]
+    intervals = [f"{key}_{end}" for key in SPEEDUPS for end in ("low", "high")]
+    table = evidence.table(
+        TIMED / "latency.csv", ("size_mb", "latency_p50_ms", *SPEEDUPS), optional=(*tails, *intervals)
+    )
+    if reference.NAME not in table.index:
+        raise evidence.damaged(str(TIMED / "latency.csv"), f"has no row {reference.NAME}")
     table["latency_ms"] = table["latency_p50_ms"]
     return table
 
@@ -99,10 +150,15 @@ def markdown(results: pd.DataFrame, machine: dict) -> str:
     rows = [[f"*{reference.NAME}, unfit*", *"––––", *_costs(shape)]]
     for name, row in results.iterrows():
         rows.append([_bold(name, row), *(percent(row[key]) for key in ACCURACIES), *_costs(row)])
+    share = percent(results["out_of_scope_share"].iloc[0])
+    calibrated = (
+        "*Calibrated* applies the out-of-scope threshold that was chosen on validation, for the best "
+        f"accuracy where {share} of the queries are out of scope."
+    )
+    if results["score"].isna().all():
+        calibrated = NO_THRESHOLD
     paragraphs = [
-        "Accuracies are those of the test split. *Calibrated* applies the out-of-scope threshold that was "
-        "chosen on validation, for the best accuracy where "
-        f"{percent(results['out_of_scope_share'].iloc[0])} of the queries are out of scope. Size is all that "
+        f"Accuracies are those of the test split. {calibrated} Size is all that "
         "is deployed, in MB of 2^20 bytes. Latency is of one query, with tokenization, on "
         f"{cpu(machine)}. Speed-up is over the teacher: a ratio within interleaved rounds, with its 95% "
         "bootstrap interval. The model in bold is models/best; it was chosen on validation.",
@@ -131,7 +187,7 @@ def cpu(machine: dict) -> str:
 def _costs(row: pd.Series) -> list[str]:
     return [
         f"{row['size_mb']:.1f}",
-        f"{row['latency_p50_ms']:.2f} ({row['latency_p99_ms']:.2f})",
+        f"{row['latency_p50_ms']:.2f} ({_milliseconds(row['latency_p99_ms'])})",
         _ratio(row, "speedup"),
         times(row["speedup_over_bert_base"]),
     ]
@@ -139,7 +195,11 @@ def _costs(row: pd.Series) -> list[str]:
 
 def _ratio(row: pd.Series, key: str) -> str:
     low, high = (times(row[f"{key}_{end}"]).removeprefix("×") for end in ("low", "high"))
-    return f"{times(row[key])} ({low}–{high})"
+    return times(row[key]) if pd.isna(row[f"{key}_low"]) else f"{times(row[key])} ({low}–{high})"
+
+
+def _milliseconds(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.2f}"
 
 
 def times(ratio: float) -> str:
@@ -149,9 +209,11 @@ def times(ratio: float) -> str:
 
 
 def noise(results: pd.DataFrame) -> list[str]:
-    """A warning if the machine was too noisy to conclude from its speed-ups."""
+    """A warning if the machine was too noisy, or the rounds too few, to conclude from its speed-ups."""
+    if any(results[f"{key}_low"].isna().any() for key in SPEEDUPS):
+        return [f"**No intervals.** An interval takes {FEWEST_ROUNDS} `benchmark.rounds`."]
     noisy = pd.Series(False, results.index)
-    for key in ("speedup", "speedup_over_bert_base"):
+    for key in SPEEDUPS:
         low, high = results[f"{key}_low"], results[f"{key}_high"]
         noisy |= (high - low) / (high + low) > NOISY
     if not noisy.any():
@@ -173,9 +235,9 @@ def latency_markdown(latency: pd.DataFrame, names: list[str], machine: dict) -> 
     rows = [
         [
             str(name),
-            *(f"{row[f'latency_p{p}_ms']:.2f}" for p in (50, 95, 99)),
-            *(_ratio(row, key) for key in ("speedup", "speedup_over_bert_base")),
-            *(f"{row[f'{key}_ms']:.2f} ({row[f'{key}_p95_ms']:.2f})" for key in batches),
+            *(_milliseconds(row[f"latency_p{p}_ms"]) for p in (50, 95, 99)),
+            *(_ratio(row, key) for key in SPEEDUPS),
+            *(f"{row[f'{key}_ms']:.2f} ({_milliseconds(row[f'{key}_p95_ms'])})" for key in batches),
             f"×{row['overhead']:.2f}",
             "–" if pd.isna(row["start_s"]) else f"{row['start_s']:.2f}",
             "–" if pd.isna(row["peak_mb"]) else f"{row['peak_mb']:.0f}",
@@ -189,7 +251,8 @@ def latency_markdown(latency: pd.DataFrame, names: list[str], machine: dict) -> 
         "p50, p95 and p99 are of the same query, end to end. A batch holds test queries that were drawn for "
         "its round, and its column shows the time of each. *Over its parts* is the whole time divided by "
         "that of tokenization and the session. The first answer is that of a process started for it, imports "
-        "included; the peak memory is that process's.",
+        f"included; the peak memory is that process's. Of fewer than {FEWEST} runs there is no p95 and no "
+        "p99; of fewer than 100, p99 is nearly the longest.",
         f"Measured on {cpu(machine)}; {versions}.",
         *noise(table),
     )
@@ -213,7 +276,8 @@ def calibration_markdown(results: pd.DataFrame) -> str:
         "Test split. The calibration error is the expected one of the top probability, over 15 bins. Recall "
         "and precision are those of calibrated answers, for queries out of scope. The last column is the "
         "share of queries in scope that would be refused by the threshold that refuses 95% of those out of "
-        "scope.",
+        f"scope. It and AUROC take {FEWEST} test queries in scope, and {FEWEST} out of it.",
+        *([NO_THRESHOLD] if results["score"].isna().all() else []),
     )
 
 
@@ -264,6 +328,7 @@ def pruning(rows: list[str]) -> pd.DataFrame:
         steps = recipe(name)
         if steps["technique"] == "prune":
             measures = evaluation(name)
+            measured_on(name)
             points.append(
                 {
                     "model": name,

@@ -5,9 +5,11 @@ import math
 import pandas as pd
 
 from stages.core.settings import LoadTest
+from stages.measurement.enough import FEWEST
 from stages.serving.load import FULL, NO_MODEL
 
 COLUMNS = ["requests_per_second", "gain", "gain_low", "gain_high", "load", "p50_ms", "p95_ms", "p99_ms"]
+TAIL = ["p95_ms", "p99_ms"]
 COLUMNS += ["hit_rate", "per_core", "per_core_and_day", "cores"]
 DAY = 24 * 60 * 60
 
@@ -37,9 +39,19 @@ def under_load(times: pd.DataFrame, params: LoadTest) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def delays(times: pd.DataFrame) -> float:
-    """The 99th percentile, in ms, of the machine's own delays: under_load's of NO_MODEL."""
+def with_enough(loads: pd.DataFrame) -> pd.DataFrame:
+    """`loads` without the p95 and p99 of fewer than FEWEST requests."""
+    return loads.assign(**{key: loads[key].where(loads["requests"] >= FEWEST) for key in TAIL})
+
+
+def delays(times: pd.DataFrame) -> float | None:
+    """The 99th percentile, in ms, of the machine's own delays: under_load's of NO_MODEL.
+
+    None of fewer than FEWEST.
+    """
     idle = times[times["scenario"] == NO_MODEL]
+    if len(idle) < FEWEST:
+        return None
     return float(idle.groupby(["round", "worker"])["ms"].quantile(0.99).median())
 
 
@@ -47,11 +59,11 @@ def plan(times: pd.DataFrame, loads: pd.DataFrame, params: LoadTest) -> pd.DataF
     """A row for each scenario.
 
     `requests_per_second` of all workers together, as fast as they can; `gain` over the scenario before,
-    the median of the ratios within a round, and their range; latencies at the middle one
-    of the loads; `hit_rate` of the cache. `per_core`, the most requests a second a core that were offered
+    the median of the ratios within a round, and their range, if there are two rounds; latencies at the middle
+    one of the loads; `hit_rate` of the cache. `per_core`, the most requests a second a core that were offered
     and, as were all fewer, answered with a 99th percentile within `params.p99_ms`; with that,
     `per_core_and_day` at a peak `params.peak_to_mean` times the mean, and `cores` for
-    `params.requests_a_day`. NaN, where no load was low enough.
+    `params.requests_a_day`. NaN, where no load was low enough, and of fewer than FEWEST requests.
     """
     rates = throughput(times)
     rows = []
@@ -61,15 +73,16 @@ def plan(times: pd.DataFrame, loads: pd.DataFrame, params: LoadTest) -> pd.DataF
         if before is not None:
             ratios = rates[name] / rates[before]
             row["gain"] = ratios.median()
-            row["gain_low"], row["gain_high"] = ratios.min(), ratios.max()
+            if len(ratios) > 1:
+                row["gain_low"], row["gain_high"] = ratios.min(), ratios.max()
         before = name
         mine = loads[loads["scenario"] == name].sort_values("load")
-        middle = mine.iloc[len(mine) // 2]
+        middle = with_enough(mine).iloc[len(mine) // 2]
         row |= {key: middle[key] for key in ("load", "p50_ms", "p95_ms", "p99_ms")}
         if scenario.cached:
             row["hit_rate"] = times.loc[times["scenario"] == name, "hit"].mean()
         in_time = (mine["p99_ms"] <= params.p99_ms).cummin()
-        row["per_core"] = per_core = mine.loc[in_time, "offered"].max()
+        row["per_core"] = per_core = mine.loc[in_time & (mine["requests"] >= FEWEST), "offered"].max()
         row["per_core_and_day"] = per_core * DAY / params.peak_to_mean
         if not math.isnan(per_core):
             row["cores"] = math.ceil(params.requests_a_day / row["per_core_and_day"])

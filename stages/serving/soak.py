@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from stages.measurement.enough import FEWEST
 from stages.serving.service import MOST_CHARACTERS, MOST_TEXTS
 
 PATIENCE = 60
@@ -134,11 +135,12 @@ def judge(asked: Asked, status: int, content: bytes) -> str:
         return "wrong"
 
 
-def run(port: int, requests: Sequence[Asked], clients: int, kill: bool) -> dict[str, float]:
+def run(port: int, requests: Sequence[Asked], clients: int, kill: bool) -> dict[str, float | None]:
     """Send all `requests`, `clients` at a time over as many connections; halfway, `kill` a worker.
 
     Gives how many were answered `right`, `wrong` and `lost` (no answer, or 5xx), requests a second,
-    latencies in ms as the clients saw them, and how many workers were `killed`.
+    latencies in ms as the clients saw them (p95 and p99 None of fewer than FEWEST), and how many workers were
+    `killed`.
     """
     verdicts: Counter[str] = Counter()
     milliseconds: list[float] = []
@@ -182,13 +184,15 @@ def run(port: int, requests: Sequence[Asked], clients: int, kill: bool) -> dict[
         for future in running:
             future.result()
     seconds = time.perf_counter() - start
-    p50, p95, p99 = np.quantile(milliseconds, [0.5, 0.95, 0.99])
+    fewest = {50: 1, 95: FEWEST, 99: FEWEST}
+    percentiles = {
+        f"p{q}_ms": round(float(np.quantile(milliseconds, q / 100)), 4) if len(milliseconds) >= few else None
+        for q, few in fewest.items()
+    }
     return {
         "requests": len(requests),
         **{verdict: verdicts[verdict] for verdict in ("right", "wrong", "lost")},
         "workers_killed": int(kill),
         "requests_per_second": round(len(requests) / seconds, 4),
-        "p50_ms": round(float(p50), 4),
-        "p95_ms": round(float(p95), 4),
-        "p99_ms": round(float(p99), 4),
+        **percentiles,
     }

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import brentq
 
+HIT_RATE_TOLERANCE = 0.1
+
 
 def zipf(count: int, exponent: float) -> np.ndarray:
     """The probabilities of `count` queries by rank, proportional to rank^-exponent."""
@@ -47,6 +49,12 @@ def exponent_for(count: int, size: int, target: float) -> float:
     if excess(3.0) <= 0:
         return 3.0
     return float(brentq(excess, 0.0, 3.0, xtol=1e-4))
+
+
+def reached(count: int, size: int, exponent: float, target: float) -> tuple[float, bool]:
+    """The hit rate at the `exponent`, and whether that is within HIT_RATE_TOLERANCE of the `target`."""
+    rate = hit_rate(zipf(count, exponent), size)
+    return rate, abs(rate - target) <= HIT_RATE_TOLERANCE
 
 
 def draw(queries: Sequence[str], exponent: float, count: int, seed: int) -> list[str]:

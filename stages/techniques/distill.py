@@ -38,7 +38,7 @@ def apply(parent: Path, folder: Path, settings: Distill) -> dict:
     tokenizer = parent
     if settings.student.init == "hub":
         tokenizer = folder
-        length = Tokenizer.from_file(str(parent / "tokenizer.json")).truncation["max_length"]
+        length = Tokenizer.from_file(str(parent / "tokenizer.json")).truncation["max_length"]  # type: ignore[index]
         pretrained.save_tokenizer(settings.student.model, folder, pretrained.fitting(model, length))
     encoder.freeze_embeddings(model, settings.student.freeze_embeddings)
     history = distil(model, tokenizer, folder.name, settings)

@@ -176,6 +176,149 @@ def test_the_committed_reports(monkeypatch, intents):
     assert "### metrics/sample\n" in text and "### metrics/clinc150\n" in text
 
 
+RESULTS, RIGHT = FOLDER / "tables" / "results.csv", FOLDER / "tables" / "right.csv"
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n"
+
+
+def rewritten(path, change):
+    path.write_text(change(path.read_text()))
+
+
+def without(column):
+    return lambda: pd.read_csv(RESULTS).drop(columns=column).to_csv(RESULTS, index=False)
+
+
+def emptied(column):
+    return lambda: pd.read_csv(RESULTS).assign(**{column: None}).to_csv(RESULTS, index=False)
+
+
+DAMAGE = {
+    "results gone": (RESULTS.unlink, RESULTS, "is missing"),
+    "answers gone": (RIGHT.unlink, RIGHT, "is missing"),
+    "report renamed": (lambda: FOLDER.rename("metrics/other"), RESULTS, "is missing"),
+    "file renamed": (lambda: RESULTS.rename(RESULTS.with_name("result.csv")), RESULTS, "is missing"),
+    "empty": (lambda: RESULTS.write_text(""), RESULTS, "is empty"),
+    "no answers": (lambda: RIGHT.write_text(""), RIGHT, "is empty"),
+    "header alone": (lambda: rewritten(RESULTS, lambda t: t.split("\n")[0] + "\n"), RESULTS, "has no rows"),
+    "cut": (lambda: rewritten(RESULTS, lambda t: t[:-9]), RESULTS, "ends in the middle of a line"),
+    "answers cut": (lambda: rewritten(RIGHT, lambda t: t[:-11] + "\n"), RIGHT, "is not as long as the rows"),
+    "a digit cut": (lambda: rewritten(RIGHT, lambda t: t[:-2] + "\n"), RIGHT, "no hexadecimal digits"),
+    "half the answers": (
+        lambda: report({name: (right(160, of=200), *rest) for name, (_, *rest) in BEFORE.items()}),
+        RIGHT, "is not as long as in the base",
+    ),
+    "conflict": (
+        lambda: rewritten(RESULTS, lambda t: t + "<<<<<<< HEAD\n=======\n>>>>>>> x\n"),
+        RESULTS, "merge conflict",
+    ),
+    "pointer": (lambda: RESULTS.write_text(POINTER), RESULTS, "is a Git LFS pointer"),
+    "a row twice": (
+        lambda: rewritten(RESULTS, lambda t: t + t.splitlines()[-1] + "\n"),
+        RESULTS, "has the row gone twice",
+    ),
+    "a row gone": (
+        lambda: rewritten(RESULTS, lambda t: "".join(t.splitlines(True)[:-1])), RESULTS, "has no row gone",
+    ),
+    "answers of a row gone": (
+        lambda: rewritten(RIGHT, lambda t: "".join(t.splitlines(True)[:-1])),
+        RIGHT, "has no row gone, calibrated",
+    ),
+    "no accuracy": (without("accuracy"), RESULTS, "has no column 'accuracy'"),
+    "no size": (without("size_mb"), RESULTS, "has no column 'size_mb'"),
+    "no speed": (without("speedup"), RESULTS, "has no speedup of teacher"),
+    "an older results.csv": (
+        lambda: rewritten(RIGHT, lambda t: t.replace(bits(right(360)), bits(right(300)))),
+        RESULTS, "has, of teacher, another accuracy than tables/right.csv",
+    ),
+    "empty accuracy": (emptied("accuracy_calibrated"), RESULTS, "accuracy_calibrated is empty"),
+}  # fmt: skip
+
+
+def pipeline():
+    for name in ("dvc.yaml", "params.yaml"):
+        Path(name).write_text((ROOT / name).read_text())
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], check=True)
+
+
+@pytest.fixture
+def gate(repository, monkeypatch):
+    """`intents compare HEAD --gate`, of a workspace that is as the commit: its status and its two outputs."""
+    report(BEFORE)
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.setattr(changes, "params_markdown", lambda base: "")  # of which DVC makes a second's work
+
+    def run(*options):
+        result = CliRunner().invoke(main, ["compare", "HEAD", *options])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return run
+
+
+def test_the_gate_of_what_did_not_change(gate):
+    status, output, error = gate("--gate")
+    assert (status, error) == (0, "") and output.endswith("- nothing beyond it\n")
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_evidence_that_is_gone_or_damaged_fails_the_gate(damage, gate):
+    """In one line of standard error, which names the file and the side, and in the Markdown."""
+    harm, path, said = DAMAGE[damage]
+    harm()
+    status, output, error = gate("--gate")
+    assert status == 1 and len(error.splitlines()) == 1
+    assert error.startswith(f"error: {path} in the workspace ") and said in error
+    assert f"- {path} in the workspace" in output and "nothing beyond it" not in output
+
+
+@pytest.mark.parametrize(
+    "damage", ["results gone", "empty", "pointer", "conflict", "a row twice", "answers gone"]
+)
+def test_the_evidence_of_the_base_too(damage, gate):
+    harm, path, said = DAMAGE[damage]
+    harm()
+    git("add", "-A")
+    git("commit", "-qm", damage)
+    report(BEFORE)
+    status, _, error = gate("--gate")
+    assert status == 1 and len(error.splitlines()) == 1
+    assert error.startswith(f"error: {path} in the base ({changes.commit('HEAD')[:7]}) ") and said in error
+
+
+def test_damage_is_an_error_without_the_gate_and_a_model_removed_is_none(gate):
+    rewritten(RESULTS, lambda text: "".join(text.splitlines(True)[:-1]))
+    assert gate()[0] == 0
+    RESULTS.write_text("")
+    status, output, error = gate()
+    assert status == 1 and error.startswith(f"error: {RESULTS} in the workspace is empty")
+    assert "**Not compared.**" in output
+
+
+def test_no_report_at_all_fails_the_gate(gate):
+    git("rm", "-rq", "--cached", "metrics")
+    git("commit", "-qm", "no report")
+    status, _, error = gate("--gate")
+    assert status == 1 and "nothing was compared: no metrics/<report>/tables/results.csv is in" in error
+
+
+def test_a_report_that_is_new_passes(gate):
+    subprocess.run(["cp", "-r", FOLDER, "metrics/new"], check=True)
+    assert gate("--gate")[0] == 0
+
+
+def test_speed_ups_without_intervals_are_not_tested(repository):
+    once = {
+        name: (answers, size, (speed, None, None)) for name, (answers, size, (speed, *_)) in BEFORE.items()
+    }
+    report(once)
+    table = changes.collect(FOLDER, repository, GATE).set_index("measure")["verdict"]
+    assert set(table["speedup"]) == {"unchanged"}
+    report({**once, "better": (right(320), 20.0, (30.0, None, None))})
+    table = changes.collect(FOLDER, repository, GATE).set_index(["model", "measure"])["verdict"]
+    assert table["better", "speedup"] == "not tested"
+    assert "**better**" not in changes.markdown(FOLDER, table.reset_index().assign(before=1.0, after=2.0))
+
+
 def test_no_such_commit(repository):
     with pytest.raises(UserError, match="there is no commit 'nowhere' here"):
         changes.commit("nowhere")

@@ -14,10 +14,13 @@ from stages import runtime
 from stages.checkpoints import encoder, pretrained, sparse_storage
 from stages.core import model_folder, settings
 from stages.core.atomic import write_json
+from stages.data import tables
+from stages.measurement import identity
 from stages.techniques import dynamic_int8, export, structured
 
 ROOT = Path(__file__).parents[2]
 NAME = "distilled-ort-int8"
+RESULTS = Path("metrics/sample/tables/results.csv")
 
 
 def without_heads(parent, folder):
@@ -38,10 +41,16 @@ def best(models, tmp_path, monkeypatch):
     shutil.copytree(models / "student-ort", "models/best", dirs_exist_ok=True)
     model_folder.write_recipe(Path("models/best"), NAME, "select", {})
     write_json("models/best/calibration.json", {"temperature": 1.0, "threshold": None})
-    row = {"accuracy": 0.8591, "accuracy_calibrated": 0.9156, "size_mb": 17.6, "speedup": 10.2}
-    tables = Path("metrics/sample/tables")
-    tables.mkdir(parents=True)
-    pd.DataFrame({"teacher": row, NAME: row}).T.rename_axis("model").to_csv(tables / "results.csv")
+    table = pd.DataFrame({"text": ["my balance", "rent a car"], "intent": ["balance", "oos"]})
+    names = ["balance", "oos", "transfer"]
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), tables.Labels(names, "oos"))
+    row = {
+        "accuracy": 0.8591, "accuracy_calibrated": 0.9156, "size_mb": 17.6, "speedup": 10.2,
+        "score": "energy",
+        "model_sha256": identity.of_model(Path("models/best")), "data_sha256": identity.of_data(),
+    }  # fmt: skip
+    RESULTS.parent.mkdir(parents=True)
+    pd.DataFrame([{"model": "teacher", **row}, {"model": NAME, **row}]).to_csv(RESULTS, index=False)
     return Path("models/best")
 
 
@@ -107,6 +116,101 @@ def test_what_transformers_cannot_read(models):
     without_heads(models / "student", models / "structured")
     with pytest.raises(RuntimeError):
         AutoModelForSequenceClassification.from_pretrained(models / "structured")
+
+
+def retrained(best):
+    with (best / "model.onnx").open("ab") as opened:
+        opened.write(b" ")
+
+
+def calibrated_anew(best):
+    write_json(best / "calibration.json", {"temperature": 2.0, "threshold": None})
+
+
+def other_test_queries(best):
+    table = pd.DataFrame({"text": ["my balance", "rent a van"], "intent": ["balance", "oos"]})
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), tables.read_labels())
+
+
+def changed(**columns):
+    return lambda best: pd.read_csv(RESULTS).assign(**columns).to_csv(RESULTS, index=False)
+
+
+def rows(*names):
+    return lambda best: pd.read_csv(RESULTS, index_col="model").loc[list(names)].to_csv(RESULTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (retrained, "has those of another model"),
+        (calibrated_anew, "has those of another model"),
+        (other_test_queries, "has those of other data than data/ has"),
+        (lambda best: shutil.rmtree("data"), "cannot be told without data/test.parquet"),
+        (lambda best: RESULTS.unlink(), "is not made yet"),
+        (rows("teacher"), f"has no row {NAME}"),
+        (changed(model_sha256=None), "does not say on which model and data"),
+        (changed(data_sha256=None), "does not say on which model and data"),
+        (
+            lambda best: pd.read_csv(RESULTS).drop(columns="model_sha256").to_csv(RESULTS, index=False),
+            "does not say on which model and data",
+        ),
+    ],
+)
+def test_numbers_of_another_are_left_out(change, reason, best, intents):
+    change(best)
+    intents("publish", "--output", "out")
+    card = ModelCard.load("out/README.md")
+    assert f"No accuracy and no speed is given here: {RESULTS}" in card.text or "whether" in card.text
+    assert reason in card.text
+    assert not card.data.eval_results and "85.9" not in card.content and "10.2" not in card.content
+
+
+def test_that_is_said(best, intents):
+    from click.testing import CliRunner
+
+    from stages.commands import main
+
+    retrained(best)
+    result = CliRunner().invoke(main, ["publish", "--output", "out"])
+    assert result.stderr.splitlines() == [
+        f"note: the card has no accuracy and no speed: {RESULTS} has those of another model {NAME}, as by "
+        "another training or calibration"
+    ]
+
+
+def test_a_model_of_other_labels_is_of_other_data(best, intents):
+    table = pd.DataFrame({"text": ["a", "b"], "intent": ["hotel", "flight"]})
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), tables.Labels(["flight", "hotel"], None))
+    intents("publish", "--output", "out")
+    card = ModelCard.load("out/README.md")
+    assert card.data.license is None and "state it and its licence here" in card.text
+
+
+def test_without_a_threshold_there_is_no_accuracy_with_it(best, intents):
+    changed(score=None)(best)
+    intents("publish", "--output", "out")
+    card = ModelCard.load("out/README.md")
+    assert [result.metric_value for result in card.data.eval_results] == [0.8591]
+    assert "| 85.9% | – | 17.6 | ×10.2 |" in card.text
+
+
+@pytest.mark.parametrize("text", ["", "<<<<<<< HEAD\n", "version https://git-lfs.github.com/spec/v1\n"])
+def test_a_damaged_report_is_one_line(text, best, intents):
+    RESULTS.write_text(text)
+    error = intents("publish", "--output", "out", fails=1)
+    assert error.startswith(f"error: {RESULTS} ") and len(error.splitlines()) == 1
+    assert not Path("out").exists() and not list(Path().glob(".out*"))
+
+
+def test_a_copy_under_another_name(best, intents):
+    """Which is in no variant."""
+    shutil.copytree(best, "mine")
+    model_folder.write_recipe(Path("mine"), "parent", "quantize", {"method": "dynamic"})
+    intents("publish", "--model", "mine", "--output", "out")
+    card = Path("out/README.md").read_text()
+    assert f"{RESULTS} has no row mine" in card
+    assert '1. `quantize`: {"name": "mine", "method": "dynamic"}' in card
 
 
 def test_without_a_hub_the_folder_is_there(best, intents):

@@ -53,9 +53,14 @@ def test_gains_and_losses_are_one_family():
     assert verdicts(differences) == ["better", "worse", NO, NO]
 
 
-@pytest.mark.parametrize("ratios", [[2.5], [2.5, 2.5, 2.5]])
-def test_interval_of_what_does_not_vary(ratios):
-    assert interval(np.array(ratios), seed=0) == (2.5, 2.5)
+def test_interval_of_what_does_not_vary():
+    assert interval(np.full(6, 2.5), seed=0) == (2.5, 2.5)
+
+
+@pytest.mark.parametrize("ratios", [[2.5], [2.5, 3.5], [2.5] * 5])
+def test_too_few_rounds_have_no_interval(ratios):
+    """The least and the largest of five enclose the median in 1 - 2 / 2^5, 93.75%, of benchmarks."""
+    assert np.isnan(interval(np.array(ratios), seed=0)).all()
 
 
 @pytest.mark.parametrize("count", [11, 13, 19])

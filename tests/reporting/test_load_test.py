@@ -1,10 +1,15 @@
+import json
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from matplotlib.image import imread
 
 from stages.core import settings
+from stages.core.atomic import write_json
+from stages.core.errors import UserError
+from stages.measurement import identity
 from stages.reporting import load_test
 
 SERVE = settings.load().load_test.model_copy(
@@ -48,6 +53,9 @@ MACHINE = {
     "workers": 2,
     "int8_instructions": ["avx2"],
     "zipf_exponent": 0.617,
+    "test_queries": 5500,
+    "expected_hit_rate": 0.401,
+    "left_out": [],
     "delays_ms": 0.31,
 }
 
@@ -64,6 +72,59 @@ def test_markdown():
     assert "10,000 requests" in lines[9] and "0 requests were lost and 0 were answered wrongly" in lines[9]
 
 
+def test_what_is_not_whole_or_of_another_model_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("load_test").mkdir()
+    Path("calibrated/small").mkdir(parents=True)
+    Path("calibrated/small/model.onnx").write_text("weights")
+    write_json("load_test/measured.json", {"small": identity.of_model(Path("calibrated/small"))})
+    PLAN.rename_axis("scenario").to_csv("load_test/plan.csv")
+    LOADS.assign(requests=100).to_csv("load_test/loads.csv", index=False)
+    write_json("load_test/service.json", SERVICE)
+    write_json("load_test/machine.json", MACHINE)
+    plan, loads, service, machine = load_test.read()
+    assert load_test.markdown(plan, loads, service, SERVE, machine) == load_test.markdown(
+        PLAN, LOADS, SERVICE, SERVE, MACHINE
+    )
+    for name in ("plan.csv", "loads.csv", "service.json", "machine.json"):
+        text = (Path("load_test") / name).read_text()
+        (Path("load_test") / name).write_text("")
+        with pytest.raises(UserError, match=f"^load_test/{name} is empty"):
+            load_test.read()
+        (Path("load_test") / name).write_text(text)
+    Path("calibrated/small/model.onnx").write_text("other weights")
+    with pytest.raises(UserError, match="small is another model than calibrated/small"):
+        load_test.read()
+
+
+def test_what_cannot_be_had_is_a_dash():
+    """Of few requests; whether the lowest load was late is known by its p50, or not at all."""
+    plan = PLAN.assign(p95_ms=NAN, p99_ms=NAN, gain_low=NAN, gain_high=NAN, per_core=NAN, cores=NAN)
+    loads = LOADS.assign(p99_ms=NAN)
+    service = {**SERVICE, "p99_ms": None}
+    text = load_test.markdown(plan, loads, service, SERVE, MACHINE | {"delays_ms": None})
+    lines = text.splitlines()
+    assert lines[2] == "| slow | teacher | 40 | – | 60.0 / – / – | – | none | – | – |"
+    assert lines[3] == "| fast | small | 2000 | ×50.0 | 1.0 / – / – | 40% | – | – | – |"
+    assert "the p99 on this machine is – ms" in text and "a p99 of – ms" in text and "nan" not in text
+
+
+def test_a_hit_rate_that_is_not_the_one_asked_for_is_said():
+    assert "test queries give" not in load_test.markdown(PLAN, LOADS, SERVICE, SERVE, MACHINE)
+    few = MACHINE | {"test_queries": 12, "expected_hit_rate": 1.0, "left_out": ["fast"]}
+    text = load_test.markdown(PLAN[:1], LOADS[:1], SERVICE, SERVE, few)
+    assert "**Left out: fast.** The 12 test queries give a cache of 256 a hit rate of 100%" in text
+    near = MACHINE | {"test_queries": 534, "expected_hit_rate": 0.479}
+    text = load_test.markdown(PLAN, LOADS, SERVICE, SERVE, near)
+    assert "The 534 test queries give a cache of 256 a hit rate of 48%" in text and "Left out" not in text
+
+
+def test_values_are_strict_json():
+    values = load_test.values(PLAN.assign(per_core=float("inf")), SERVICE, MACHINE)
+    assert values["slow"]["gain"] is None and values["service"] == SERVICE
+    json.dumps(values, allow_nan=False)
+
+
 def test_a_noisy_machine_is_said():
     text = load_test.markdown(PLAN, LOADS, SERVICE, SERVE, MACHINE)
     assert "the p99 on this machine is 0.3 ms." in text and "noisy" not in text
@@ -73,8 +134,13 @@ def test_a_noisy_machine_is_said():
     assert "at a lower load: fast." in load_test.markdown(PLAN, loads, SERVICE, SERVE, MACHINE)
 
 
-@pytest.mark.parametrize("plan", [PLAN, PLAN[:1]], ids=["two steps", "one, too slow"])
-def test_picture(plan, tmp_path):
-    load_test.picture(plan, LOADS[LOADS["scenario"].isin(plan.index)], SERVE, tmp_path / "load_test.png")
+@pytest.mark.parametrize(
+    ("plan", "loads"),
+    [(PLAN, LOADS), (PLAN[:1], LOADS), (PLAN, LOADS.assign(p99_ms=NAN))],
+    ids=["two steps", "one, too slow", "too few requests"],
+)
+@pytest.mark.filterwarnings("error")
+def test_picture(plan, loads, tmp_path):
+    load_test.picture(plan, loads[loads["scenario"].isin(plan.index)], SERVE, tmp_path / "load_test.png")
     pixels = imread(tmp_path / "load_test.png")
     assert pixels.shape[1] > 1000 and pixels[..., :3].std() > 0.05

@@ -1,11 +1,14 @@
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from stages.core import model_folder
 from stages.core.atomic import write_json
+from stages.core.errors import UserError
+from stages.measurement import identity
 from stages.reporting import results
 from stages.runtime.calibration import Calibration, Threshold
 
@@ -80,9 +83,19 @@ def outputs(tmp_path, monkeypatch):
         (tmp_path / "evaluations" / name).mkdir(parents=True)
         write_json(tmp_path / "evaluations" / name / "accuracy.json", evaluation)
     (tmp_path / "benchmark").mkdir()
+    known_by_their_bytes()
     times = {name: timed(made[-1], 8 * made[-1]) for name, made in [*MODELS.items(), (SHAPE, (40.0,))]}
     pd.DataFrame(times).T.rename_axis("model").to_csv("benchmark/latency.csv")
     return tmp_path
+
+
+def known_by_their_bytes():
+    """What the stages note of the models that they measured."""
+    digests = {name: identity.of_model(Path("calibrated") / name) for name in MODELS}
+    for name, digest in digests.items():
+        values = {"model_sha256": digest, "data_sha256": "of the data"}
+        write_json(Path("evaluations") / name / "measured.json", values)
+    write_json("benchmark/measured.json", digests)
 
 
 def measured(name, **values):
@@ -108,6 +121,67 @@ def test_lineage_and_what_was_lost(outputs):
     assert (without["ancestor"]["smaller"], without["lost"]["smaller"]) == ("teacher", pytest.approx(0.1))
     alone = collect(rows=["teacher"])
     assert "lost" not in results.markdown(alone, MACHINE)
+
+
+def test_which_model_and_data_a_row_is_of(outputs):
+    table = collect()
+    assert set(table["data_sha256"]) == {"of the data"}
+    assert table["model_sha256"]["small"] == identity.of_model(Path("calibrated/small"))
+    assert table["score"].fillna("–").tolist() == ["–", "energy", "energy"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda: write_json("calibrated/small/calibration.json", {"temperature": 2, "threshold": None}),
+         "evaluations/small/measured.json is of another model than calibrated/small: run `dvc repro`"),
+        (lambda: write_json("benchmark/measured.json", dict.fromkeys(MODELS, "another")),
+         "benchmark/measured.json: teacher is another model than calibrated/teacher: run `dvc repro`"),
+        (lambda: write_json("benchmark/measured.json", {}), "benchmark/measured.json has no 'teacher'"),
+        (lambda: Path("evaluations/small/measured.json").unlink(), "evaluations/small/measured.json is "),
+        (lambda: Path("evaluations/small/accuracy.json").write_text("{}\n"),
+         "evaluations/small/accuracy.json has no 'sizes'"),
+        (lambda: Path("benchmark/latency.csv").unlink(), "benchmark/latency.csv is missing"),
+        (lambda: Path("benchmark/latency.csv").write_text(""), "benchmark/latency.csv is empty"),
+        (lambda: without_rows("small"), "benchmark/latency.csv has no row small"),
+        (lambda: without_rows(SHAPE), f"benchmark/latency.csv has no row {SHAPE}"),
+    ],
+)  # fmt: skip
+def test_what_select_and_report_refuse(harm, said, outputs):
+    harm()
+    with pytest.raises(UserError) as error:
+        collect()
+    assert str(error.value).startswith(said)
+
+
+def without_rows(*names):
+    times = pd.read_csv("benchmark/latency.csv", index_col="model")
+    times.drop(index=list(names)).to_csv("benchmark/latency.csv")
+
+
+def test_what_cannot_be_had_is_a_dash(outputs):
+    """Of two rounds of two runs."""
+    nothing = dict.fromkeys(["latency_p95_ms", "latency_p99_ms", "batch_1_p95_ms", "batch_8_p95_ms"])
+    nothing |= {f"{key}_{end}": None for key in results.SPEEDUPS for end in ("low", "high")}
+    for name in (*ROWS, SHAPE):
+        measured(name, **nothing)
+    text = results.latency_markdown(results.timed(), ROWS, MACHINE)
+    assert text.splitlines()[4].startswith(
+        "| small | 2.00 | – | – | ×5.0 | ×20.0 | 2.00 (–) | 1.00 (–) | ×1.10 |"
+    )
+    both = text + results.markdown(collect(), MACHINE)
+    assert both.count("**No intervals.** An interval takes 6 `benchmark.rounds`.") == 2
+    assert "nan" not in both
+
+
+def test_without_a_threshold_it_is_said(outputs):
+    assert "applies the out-of-scope threshold" in results.markdown(collect(), MACHINE)
+    for name in ROWS:
+        write_json(outputs / "calibrated" / name / "calibration.json", asdict(Calibration(1.0, None)))
+    known_by_their_bytes()
+    for text in (results.markdown(collect(), MACHINE), results.calibration_markdown(collect())):
+        assert "it takes 20 validation queries out of scope, and 20 in scope." in text
+        assert "applies the out-of-scope threshold" not in text and "nan" not in text
 
 
 def test_summary(outputs):

@@ -103,6 +103,23 @@ def test_a_stalled_round_falls_out(times):
     assert loads.loc[("known", 0.5), "requests"] == 1500
 
 
+def test_too_few_requests_have_no_percentiles(times):
+    """`slow` had 10 and 16 requests, of which p99 is the longest; nothing can be told in time from those."""
+    loads = capacity.under_load(times, SERVE)
+    shown = capacity.with_enough(loads).set_index(["scenario", "load"])
+    assert shown.loc["slow", ["p95_ms", "p99_ms"]].isna().all(axis=None)
+    assert shown.loc["slow", "p50_ms"].tolist() == [60, 90]
+    assert shown.loc[["fast", "known"]].equals(loads.set_index(["scenario", "load"]).loc[["fast", "known"]])
+    plan = capacity.plan(times, loads, SERVE.model_copy(update={"p99_ms": 100.0}))
+    assert plan.loc["slow", ["p95_ms", "p99_ms", "per_core", "cores"]].isna().all()
+    assert capacity.delays(times[times["scenario"] != "no model"]) is None
+
+
+def test_one_round_has_no_range(times):
+    plan = capacity.plan(times[times["round"].isin([0, 3])], capacity.under_load(times, SERVE), SERVE)
+    assert plan["gain"]["fast"] == 25 and plan.loc["fast", ["gain_low", "gain_high"]].isna().all()
+
+
 def test_delays(times):
     """Of three rounds, each 100 arrivals and one of them late: 1% of the way from 0.1 ms to how late."""
     assert capacity.delays(times) == pytest.approx(0.1 + 0.01 * 2.9)

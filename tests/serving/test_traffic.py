@@ -42,6 +42,22 @@ def test_the_exponent_gives_the_hit_rate():
     assert traffic.exponent_for(10_000, 1, 0.999) == 3.0
 
 
+@pytest.mark.parametrize(
+    ("count", "size", "rate", "as_asked"),
+    [
+        (5000, 256, 0.4, True),
+        (534, 256, 256 / 534, True),  # even traffic, within 10 points
+        (500, 256, 256 / 500, False),
+        (256, 256, 1.0, False),
+        (12, 256, 1.0, False),
+        (10, 3, 0.4, True),
+    ],
+)
+def test_hit_rates_that_the_queries_can_give(count, size, rate, as_asked):
+    found = traffic.reached(count, size, traffic.exponent_for(count, size, 0.4), 0.4)
+    assert found == (pytest.approx(rate, abs=2e-3), as_asked)
+
+
 def test_draws_follow_the_law():
     queries = [f"query {i}" for i in range(50)]
     drawn = traffic.draw(queries, 1.0, 50_000, seed=3)

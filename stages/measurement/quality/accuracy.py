@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from stages.measurement.quality.calibration import detection, expected_calibration_error
+from stages.measurement.enough import FEWEST
+from stages.measurement.quality.calibration import can_learn, detection, expected_calibration_error
 from stages.runtime.calibration import NONE, Calibration
 
 
@@ -45,17 +46,19 @@ def measure(
     """All measures of `logits`, shape (queries, labels), against `labels`, (queries,).
 
     `accuracies` of the plain argmax and, with the suffix `_calibrated`, of `calibration`;
-    `calibration_error`, the expected calibration error of the softmax, plain and tempered (`_calibrated`);
-    `auroc` and `fpr_at_95_recall` of the score that tells queries out of scope, if there is a threshold.
+    `calibration_error`, the expected calibration error of the softmax, plain and tempered (`_calibrated`),
+    None of fewer than FEWEST queries; `auroc` and `fpr_at_95_recall` of the score that tells queries out of
+    scope, if there is a threshold, and FEWEST queries on each side of it.
     """
     results = {}
     for suffix, applied in (("", NONE), ("_calibrated", calibration)):
         values = accuracies(applied.predict(logits), labels, out_of_scope, share)
-        values["calibration_error"] = expected_calibration_error(applied.probabilities(logits), labels)
+        error = expected_calibration_error(applied.probabilities(logits), labels)
+        values["calibration_error"] = error if len(labels) >= FEWEST else None
         results.update({key + suffix: value for key, value in values.items()})
     if calibration.threshold is not None:
         outside = labels == out_of_scope
-        if 0 < outside.sum() < len(outside):
+        if can_learn(outside):
             scores = calibration.threshold.scores(logits / calibration.temperature)
             results.update(detection(scores, outside))
     return results

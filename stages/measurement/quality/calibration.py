@@ -9,24 +9,35 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stages.measurement.enough import FEWEST
 from stages.runtime.calibration import SCORES, Calibration, Threshold, softmax
 
 
 def fit(
-    logits: np.ndarray, labels: np.ndarray, out_of_scope: int | None, scores: Sequence[str], share: float
+    logits: np.ndarray,
+    labels: np.ndarray,
+    out_of_scope: int | None,
+    scores: Sequence[str],
+    share: float,
+    fewest: int = FEWEST,
 ) -> Calibration:
     """The calibration that does best on `logits`, shape (queries, labels), and `labels`, (queries,).
 
     Of `scores`, the one kept is the one whose best threshold has the highest expected accuracy where
-    a `share` of the queries is out of scope. Without out-of-scope queries to learn from there is no
-    threshold. With the score "margin", and the share of `labels`, that accuracy is never below the plain
-    argmax's, which is the threshold 0.
+    a `share` of the queries is out of scope. Without `fewest` queries in scope, and as many out of it, there
+    is no threshold; without `fewest` queries, the temperature is 1. With the score "margin", and the share of
+    `labels`, that accuracy is never below the plain argmax's, which is the threshold 0.
     """
-    temperature = fit_temperature(logits, labels)
-    if out_of_scope is None or not 0 < (labels == out_of_scope).sum() < len(labels):
+    temperature = fit_temperature(logits, labels) if len(labels) >= fewest else 1.0
+    if out_of_scope is None or not can_learn(labels == out_of_scope, fewest):
         return Calibration(temperature, None)
     candidates = [best_threshold(logits / temperature, labels, out_of_scope, s, share) for s in scores]
     return Calibration(temperature, max(candidates, key=lambda pair: pair[0])[1])
+
+
+def can_learn(outside: np.ndarray, fewest: int = FEWEST) -> bool:
+    """Whether there are `fewest` queries on both sides of `outside`, bool of shape (queries,)."""
+    return fewest <= outside.sum() <= len(outside) - fewest
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -5,9 +5,11 @@ import random
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
+from pandas.api.typing import SeriesGroupBy
 from tqdm import tqdm
 
 from stages.core.settings import Benchmark
+from stages.measurement.enough import FEWEST
 from stages.measurement.speed.measured_model import MeasuredModel
 from stages.measurement.statistics import interval
 
@@ -63,13 +65,15 @@ def summarize(times: pd.DataFrame, baselines: Mapping[str, str], seed: int) -> p
     the ratio of the two medians of a round, so what slows the machine down for longer than a round
     falls out; `<key>_low` and `<key>_high`, its 95% bootstrap interval over rounds. `overhead`, likewise: the
     whole over the sum of its parts, tokenization and session. `batch_<size>_ms` and
-    `batch_<size>_p95_ms`, a query's share in a batch.
+    `batch_<size>_p95_ms`, a query's share in a batch. NaN: p95 and p99 of fewer than FEWEST runs, and
+    intervals of fewer than FEWEST_ROUNDS.
     """
     loads = dict(iter(times.groupby("load", sort=False)))
     by_model = loads["query"].groupby("model", sort=False)["ms"]
     summary = pd.DataFrame({"latency_mean_ms": by_model.mean(), "latency_std_ms": by_model.std()})
-    for percent in (50, 95, 99):
-        summary[f"latency_p{percent}_ms"] = by_model.quantile(percent / 100)
+    summary["latency_p50_ms"] = by_model.median()
+    for percent in (95, 99):
+        summary[f"latency_p{percent}_ms"] = _tail(by_model, percent)
     medians = {load: _medians(rows) for load, rows in loads.items()}
     whole = medians["query"]
     for key, baseline in baselines.items():
@@ -84,8 +88,13 @@ def summarize(times: pd.DataFrame, baselines: Mapping[str, str], seed: int) -> p
             shares = rows.groupby("model", sort=False)["ms"]
             column = load.replace(" of ", "_")
             summary[f"{column}_ms"] = shares.median()
-            summary[f"{column}_p95_ms"] = shares.quantile(0.95)
+            summary[f"{column}_p95_ms"] = _tail(shares, 95)
     return summary
+
+
+def _tail(milliseconds: SeriesGroupBy, percent: int) -> pd.Series:
+    """The percentile of each group that has FEWEST; NaN of the others."""
+    return milliseconds.quantile(percent / 100).where(milliseconds.size() >= FEWEST)
 
 
 def _medians(times: pd.DataFrame) -> pd.DataFrame:

@@ -57,9 +57,9 @@ LABELS = np.array([0, 2, 0, 1, 0, 1])
 
 def test_plain_and_calibrated():
     """Plain, queries 2 and 5 are answered out of scope; by the threshold, 2, 3 and 5."""
-    # Energies 1.81, 2.13, 0.97, 1.13, 1.94 and 0.72.
+    # Energies 1.81, 2.13, 0.97, 1.13, 1.94 and 0.72; each query ten times, and so 20 out of scope.
     fitted = Calibration(2.0, Threshold(1, "energy", 1.4))
-    assert measure(LOGITS, LABELS, 1, fitted, 0.1) == pytest.approx(
+    assert measure(np.tile(LOGITS, (10, 1)), np.tile(LABELS, 10), 1, fitted, 0.1) == pytest.approx(
         {
             "accuracy": 3 / 6,
             "expected_accuracy": 0.9 * 2 / 4 + 0.1 * 1 / 2,
@@ -81,9 +81,27 @@ def test_plain_and_calibrated():
     )
 
 
+@pytest.mark.parametrize("times", [1, 9])
+def test_too_few_queries(times):
+    """18 of them out of scope are too few to detect, and 6 in all for a calibration error."""
+    fitted = Calibration(2.0, Threshold(1, "energy", 1.4))
+    results = measure(np.tile(LOGITS, (times, 1)), np.tile(LABELS, times), 1, fitted, 0.1)
+    assert "auroc" not in results and "fpr_at_95_recall" not in results
+    assert results["accuracy"] == 3 / 6 and results["oos_recall_calibrated"] == 1
+    assert (results["calibration_error"] is None) == (times == 1)
+
+
+def test_constant_scores_and_a_single_class():
+    for labels in (np.tile([0, 1], 30), np.zeros(60, int), np.ones(60, int)):
+        results = measure(np.zeros((60, 3)), labels, 1, Calibration(1.0, Threshold(1, "energy", 1.0)), 0.1)
+        json.dumps(results, allow_nan=False)
+        assert results.get("auroc") == (0.5 if len(set(labels)) == 2 else None)
+
+
 def test_without_a_threshold():
-    results = measure(LOGITS, LABELS, 1, Calibration(3.0, None), 0.1)
-    plain = measure(LOGITS, LABELS, 1, NONE, 0.1)
+    logits, labels = np.tile(LOGITS, (4, 1)), np.tile(LABELS, 4)
+    results = measure(logits, labels, 1, Calibration(3.0, None), 0.1)
+    plain = measure(logits, labels, 1, NONE, 0.1)
     for key in ("accuracy", "accuracy_in_scope", "oos_recall", "oos_precision"):
         assert results[key] == results[f"{key}_calibrated"] == plain[key]
     assert results["calibration_error"] == plain["calibration_error_calibrated"]

@@ -107,10 +107,10 @@ def test_the_best_score_is_chosen():
         rng = np.random.default_rng(seed)
         labels = rng.integers(0, 4, 60)
         logits = rng.normal(0, 2, (60, 4)) + 2 * np.eye(4)[labels]
-        fitted = calibration.fit(logits, labels, 3, ["margin", "energy", "probability"], 0.5)
+        fitted = calibration.fit(logits, labels, 3, ["margin", "energy", "probability"], 0.5, fewest=1)
         reached = value(0.5, fitted.predict(logits), labels, 3)
         for score in SCORES:
-            alone = calibration.fit(logits, labels, 3, [score], 0.5)
+            alone = calibration.fit(logits, labels, 3, [score], 0.5, fewest=1)
             assert alone.threshold.score == score
             assert reached >= value(0.5, alone.predict(logits), labels, 3)
         chosen.add(fitted.threshold.score)
@@ -120,8 +120,34 @@ def test_the_best_score_is_chosen():
 @pytest.mark.parametrize(("labels", "out_of_scope"), [([0, 1], None), ([0, 1], 2), ([2, 2], 2)])
 def test_nothing_to_learn_a_threshold_from(labels, out_of_scope):
     logits, labels = np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 1.0]]), np.array(labels)
-    fitted = calibration.fit(logits, labels, out_of_scope, ["energy"], 0.5)
+    fitted = calibration.fit(logits, labels, out_of_scope, ["energy"], 0.5, fewest=1)
     assert fitted == Calibration(calibration.fit_temperature(logits, labels), None)
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "learnt"), [(60, 20, True), (60, 19, False), (60, 3, False), (19, 60, False)]
+)
+def test_a_threshold_takes_twenty_queries_of_each_side(inside, outside, learnt):
+    labels = np.repeat([0, 1], [inside, outside])
+    logits = np.random.default_rng(0).normal(0, 1, (len(labels), 2)) + np.eye(2)[labels]
+    fitted = calibration.fit(logits, labels, 1, ["energy"], 0.5)
+    assert (fitted.threshold is not None) == learnt
+    assert fitted.temperature == calibration.fit_temperature(logits, labels)
+
+
+def test_a_temperature_takes_twenty_queries():
+    logits = np.tile(np.eye(2), (10, 1))
+    for count, temperature in ((19, 1.0), (20, 1 / 20)):
+        fitted = calibration.fit(logits[:count], logits[:count].argmax(axis=1), None, ["energy"], 0.5)
+        assert fitted.temperature == pytest.approx(temperature, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0])
+def test_constant_scores_have_a_finite_threshold(value):
+    labels = np.repeat([0, 1, 2], 30)
+    for score in SCORES:
+        found = calibration.fit(np.full((90, 3), value), labels, 2, [score], 0.5)
+        assert np.isfinite([found.temperature, found.threshold.value]).all()
 
 
 @given(queries())
@@ -129,7 +155,7 @@ def test_calibration_loses_no_accuracy(queries):
     """On the queries it is fitted on, with the margin among the scores and their own share."""
     logits, labels, out_of_scope = queries
     share = given_share(None, labels, out_of_scope)
-    fitted = calibration.fit(logits, labels, out_of_scope, ["energy", "margin"], share)
+    fitted = calibration.fit(logits, labels, out_of_scope, ["energy", "margin"], share, fewest=1)
     tempered = logits / fitted.temperature
     top = np.sort(tempered, axis=1)
     if (top[:, -1] > top[:, -2]).all():  # where the argmax is not one of several

@@ -1,4 +1,5 @@
 import gc
+import math
 from itertools import chain
 
 import pandas as pd
@@ -162,27 +163,28 @@ def test_summary_by_hand():
         over="base",
     )
     assert summary.index.tolist() == ["small", "teacher", "base"]
-    # Of 2, 3, 4, 4, 8, 9: the 95th percentile is three quarters of the way from the fifth to the sixth.
+    # Six runs and two rounds have no 95th percentile, and no interval.
     # Medians of rounds: 3 and 8; the teacher's 12 and 24; base's 30 and 36; the parts' sums 2.5 and 5.
     assert summary.loc["small"].to_dict() == pytest.approx(
         {
             "latency_mean_ms": 5,
             "latency_std_ms": (40 / 5) ** 0.5,
             "latency_p50_ms": 4,
-            "latency_p95_ms": 8.75,
-            "latency_p99_ms": 8.95,
+            "latency_p95_ms": math.nan,
+            "latency_p99_ms": math.nan,
             "speedup": (4 + 3) / 2,
-            "speedup_low": 3,
-            "speedup_high": 4,
+            "speedup_low": math.nan,
+            "speedup_high": math.nan,
             "over": (10 + 4.5) / 2,
-            "over_low": 4.5,
-            "over_high": 10,
+            "over_low": math.nan,
+            "over_high": math.nan,
             "overhead": (1.2 + 1.6) / 2,
             "batch_8_ms": 2,
-            "batch_8_p95_ms": 2.9,
-        }
+            "batch_8_p95_ms": math.nan,
+        },
+        nan_ok=True,
     )
-    assert summary.loc["teacher", ["speedup", "speedup_low", "speedup_high"]].tolist() == [1, 1, 1]
+    assert summary["speedup"]["teacher"] == 1
     assert summary.loc["teacher", "over"] == (2.5 + 1.5) / 2
     assert summary.loc["base", "speedup"] == pytest.approx((0.4 + 2 / 3) / 2)
 
@@ -192,7 +194,7 @@ def test_drift_falls_out_of_the_ratios():
     summary = summarize(
         *(
             rows(i, model, [4.0**i * ms] * 3, (4.0**i * ms / 4, 4.0**i * ms / 4))
-            for i in range(5)
+            for i in range(6)
             for model, ms in (("teacher", 5), ("small", 1))
         )
     )
@@ -200,9 +202,23 @@ def test_drift_falls_out_of_the_ratios():
     assert found.tolist() == pytest.approx([5, 5, 5, 2])
 
 
-def test_of_one_round():
-    summary = summarize(rows(0, "teacher", [6, 6]), rows(0, "small", [3, 1]))
-    assert summary.loc["small", ["speedup", "speedup_low", "speedup_high"]].tolist() == [3, 3, 3]
+@pytest.mark.parametrize(("count", "known"), [(19, False), (20, True)])
+def test_percentiles_of_enough_runs(count, known):
+    """Of 1, 2, … 20: 0.95 · 19 = 18.05 steps from the first."""
+    milliseconds = list(range(1, count + 1))
+    summary = summarize(rows(0, "teacher", milliseconds, batches=milliseconds))
+    found = summary.loc["teacher", ["latency_p95_ms", "latency_p99_ms", "batch_8_p95_ms"]].tolist()
+    expected = [19.05, 19.81, 19.05] if known else [math.nan] * 3
+    assert found == pytest.approx(expected, nan_ok=True)
+    assert summary["latency_p50_ms"]["teacher"] == (count + 1) / 2
+
+
+def test_an_interval_of_enough_rounds():
+    """Ratios of 1 to 6: an interval of six, and none of the first five."""
+    each = [part for i in range(6) for part in (rows(i, "teacher", [i + 1]), rows(i, "small", [1]))]
+    low, high = summarize(*each).loc["small", ["speedup_low", "speedup_high"]]
+    assert 1 <= low < 3.5 < high <= 6
+    assert summarize(*each[:10]).loc["small", ["speedup_low", "speedup_high"]].isna().all()
 
 
 def test_machine():
