@@ -1,8 +1,8 @@
 """Distillation: a smaller student learns from the teacher's logits."""
 
+import json
 from pathlib import Path
 
-from tokenizers import Tokenizer
 from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
@@ -38,8 +38,9 @@ def apply(parent: Path, folder: Path, settings: Distill) -> dict:
     tokenizer = parent
     if settings.student.init == "hub":
         tokenizer = folder
-        length = Tokenizer.from_file(str(parent / "tokenizer.json")).truncation["max_length"]  # type: ignore[index]
-        pretrained.save_tokenizer(settings.student.model, folder, pretrained.fitting(model, length))
+        read = json.loads((parent / "tokenizer.json").read_text(encoding="utf-8"))["truncation"]
+        length = pretrained.fitting(model, read["max_length"])
+        pretrained.save_tokenizer(settings.student.model, folder, length)
     encoder.freeze_embeddings(model, settings.student.freeze_embeddings)
     history = distil(model, tokenizer, folder.name, settings)
     model.save_pretrained(folder)
