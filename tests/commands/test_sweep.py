@@ -21,6 +21,12 @@ def test_markdown():
     assert lines[3] == "| **c-d** | 0.1 | 8 | 94.04% | 67.2 |"
 
 
+def test_a_param_that_an_experiment_has_not_is_a_dash():
+    table = TABLE.assign(**{"distill.alpha": [float("nan"), 0.1, 0.5], "validation_accuracy": float("nan")})
+    lines = sweep.markdown(table, NAMES, "distilled").splitlines()
+    assert lines[2] == "| a-b | – | 2 | – | 67.2 |"
+
+
 def test_heat_map(tmp_path):
     """Of a sweep that is not whole: one corner is empty."""
     sweep.heat_map(TABLE, NAMES, "distilled", tmp_path / "sweep.png")

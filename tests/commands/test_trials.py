@@ -66,6 +66,9 @@ def test_markdown(study):
     lines = trials.markdown(trials.collect(study, SEARCH), SEARCH).splitlines()
     assert lines[2] == "| 0 | out of bounds | 5 | 0 | 4 | 93.00% | 25.0 | 4.0 |"
     assert lines[3] == "| **2** | complete | 7 | 0.2 | 4 | 91.00% | 18.0 | 8.0 |"
+    table = trials.collect(study, SEARCH)
+    table.loc[0, "distill.alpha"] = None  # as of a trial from before the search had that setting
+    assert trials.markdown(table, SEARCH).splitlines()[2].startswith("| 0 | out of bounds | 5 | – | 4 |")
     assert lines[6] == "| 1 | pruned | 6 | 0.1 | 4 | 80.00% | – | – |"
     assert "Bounds: size_mb 20, speedup 5." in lines[-1]
 

@@ -95,6 +95,7 @@ EMPTY = {
     "no sparsity": lambda path: figures.sparsity_by_layer({}, path),
     "no pruned points": lambda path: figures.accuracy_against_sparsity(points()[:0], 0.9, path),
     "no training": lambda path: figures.training_curves(curves()[:0], path),
+    "no out-of-scope queries": lambda path: figures.calibration_curves(ROWS, ["teacher"], LABELS % 3, path),
     "no thresholds": lambda path: figures.calibration_curves(["small"], ["small"], LABELS, path),
 }
 
