@@ -36,7 +36,7 @@ class Checkpoint:
     @cached_property
     def pad_token_id(self) -> int:
         """The id that fills up the shorter queries of a batch, which the attention mask leaves out."""
-        return json.loads((self.folder / "config.json").read_text()).get("pad_token_id") or 0
+        return json.loads((self.folder / "config.json").read_bytes()).get("pad_token_id") or 0
 
     @property
     def is_onnx(self) -> bool:

@@ -50,6 +50,11 @@ async def texts_of(request: Request) -> tuple[list[str], bool]:
                     raise BadRequest(413, f"the body is longer than {MOST_BYTES} bytes: send fewer texts")
     except TimeoutError:
         raise BadRequest(408, f"the body was not all there after {BODY_SECONDS} s: send it at once") from None
+    if not body and "upgrade" in request.headers:  # uvicorn reads no further (its issue 2722)
+        raise BadRequest(
+            400,
+            "the body of a request to upgrade is not read: send HTTP/1.1 without Upgrade (Java's HTTP_1_1)",
+        )
     try:
         content = json.loads(body.decode("utf-8"), object_pairs_hook=_each_key_once)
     except UnicodeDecodeError as error:

@@ -257,6 +257,13 @@ def test_health_and_metrics_with_a_slash(port):
     assert b"requests_total" in get(port, "/metrics/")[1]
 
 
+def test_a_request_to_upgrade(port):
+    """As Java's HttpClient sends by default."""
+    headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": ""}
+    status, answer = post(port, json.dumps({"text": QUERIES[0]}), headers=headers)
+    assert status == 400 and "without Upgrade" in answer["error"]
+
+
 def test_a_fault_of_the_service_is_json_too(model):
     """As its workers were never started."""
     sent = []
