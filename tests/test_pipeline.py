@@ -9,6 +9,8 @@ import pytest
 from clone import ENV, Clone, ran
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.slow
+
 
 def summary_of(clone):
     return json.loads((clone.path / "metrics" / "smoke" / "summary.json").read_text())
