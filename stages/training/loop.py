@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from stages.core import processes
+from stages.core.errors import UserError
 from stages.techniques.settings import Training
 from stages.training import progress
 
@@ -106,8 +107,11 @@ class Accuracy(evaluate.Metric):
 def metrics(prediction: EvalPrediction) -> dict[str, float]:
     """`compute_metrics` of a Trainer: cross entropy and accuracy over all labels.
 
-    The Trainer's own loss counts queries twice where processes share them unevenly.
+    The Trainer's own loss counts queries twice where processes share them unevenly. A UserError says that
+    the training has diverged, which the Trainer's log hides.
     """
+    if not np.isfinite(prediction.predictions).all():
+        raise UserError("the training has diverged, its logits are no numbers: lower its learning_rate")
     logits, labels = torch.tensor(prediction.predictions), torch.tensor(prediction.label_ids)
     accuracy = Accuracy(keep_in_memory=True).compute(predictions=logits.argmax(-1), references=labels)
     return {"loss": float(torch.nn.functional.cross_entropy(logits, labels)), **accuracy}

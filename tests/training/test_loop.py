@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 from stages.commands import study
 from stages.core import processes
+from stages.core.errors import UserError
 from stages.techniques.distill import from_teacher_layers
 from stages.techniques.settings import Training
 from stages.training import loop
@@ -95,6 +96,14 @@ def test_history_has_an_entry_an_epoch_and_no_timings(bert, tmp_path, monkeypatc
     for entry in history:
         assert {"loss", "eval_loss", "eval_accuracy"} <= set(entry)
         assert not any("second" in key or "runtime" in key for key in entry)
+
+
+def test_a_training_that_diverges_is_one_line(bert, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    diverging = trainer(bert)
+    diverging.args.learning_rate = 1e30
+    with pytest.raises(UserError, match=r"the training has diverged, .* lower its learning_rate"):
+        loop.fit(diverging, "")
 
 
 def test_interrupted_run_resumes_to_the_same_bytes(bert, tmp_path, monkeypatch):
