@@ -63,8 +63,8 @@ def write_folder(train, validation, test):
         write_csv(f"queries/{split}.csv", rows)
 
 
-def write_clinc(labels=("transfer", "oos", "balance")):
-    Path("clinc.json").write_text(json.dumps(CLINC))
+def write_clinc(labels=("transfer", "oos", "balance"), **splits):
+    Path("clinc.json").write_text(json.dumps(CLINC | splits))
     checksum = clinc150.checksum(clinc150.read_json(Path("clinc.json")))
     known = {"sha256": checksum, "labels": labels, "domains": {"banking": ["transfer", "balance"]}}
     Path("known.json").write_text(json.dumps(known))
@@ -119,6 +119,18 @@ def test_clinc150(download):
     assert tables.read_labels() == tables.Labels(["transfer", "oos", "balance"], "oos")
     assert tables.read("train")["label"].tolist() == [2, 0, 1]
     assert domains.read() == {"banking": ["transfer", "balance"]}
+
+
+def test_clinc150_keeps_the_first_of_a_text_that_has_two_intents(download, capsys):
+    """As the real one has two in train and test, and two in train and validation."""
+    write_clinc(train=[*CLINC["train"], ["Move money", "balance"], ["sing", "balance"]])
+    download("clinc150", path="known.json", local="clinc.json")
+    assert len(tables.read("train")) == 3
+    account = capsys.readouterr().out.splitlines()[0]
+    assert account == (
+        "7 rows read, 5 used, 2 dropped: 1 of train that test has with another intent, 1 of train that "
+        "validation has with another intent"
+    )
 
 
 @pytest.mark.parametrize(("name", "expected"), [("transfer", 2), (None, None)])
@@ -214,6 +226,18 @@ def test_leaks_are_dropped_and_counted(download, capsys):
     assert "have the intents 'oos' and 'transfer'" in fails(download, "files", path="queries")
 
 
+@pytest.mark.parametrize(
+    "text", ["Where is my card?", "where is my card ?", " where is  my card?", "whére is my card?"]
+)
+def test_one_text_to_an_uncased_teacher(download, text):
+    """The ten copies of BANKING77's train that its test has differ in case, in spaces, or before a mark."""
+    write_folder(
+        [*QUERIES, (text, "balance")], [("balance 99", "balance")], [("where is my card?", "balance")]
+    )
+    download("files", path="queries")
+    assert len(tables.read("train")) == len(QUERIES)
+
+
 def test_words_that_the_teacher_does_not_know(download, capsys):
     rows = [("yes 👍", "balance"), ("yes 👎", "transfer"), ("no 👍", "oos")]
     write_csv("queries.csv", [*QUERIES, *rows])
@@ -264,36 +288,6 @@ def test_hub(download, tmp_path, monkeypatch):
         "test": 1,
     }
     assert tables.read_labels() == tables.Labels(["balance", "oos", "transfer"], "oos")
-
-
-BANKING77 = Path(os.environ.get("BANKING77_PATH") or ROOT.parent / "shared/banking77")
-CLINC150 = Path(os.environ.get("CLINC150_PATH") or ROOT.parent / "shared/clinc150/data_oos_plus.json")
-
-
-@pytest.mark.skipif(not BANKING77.exists(), reason="BANKING77_PATH names no folder of train.csv and test.csv")
-def test_banking77(download, capsys):
-    download("files", path=str(BANKING77), intent_column="category", out_of_scope=None)
-    account = capsys.readouterr().out.splitlines()[0]
-    assert account.startswith(
-        "13,083 rows read, 13,067 used, 16 dropped: 6 of train that train has already, 10 of train that test "
-        "has already; 1 texts of several lines, the first at "
-    )
-    # Seven of the ten are in test but for case and spaces around words, three but for a space before a mark.
-    assert len(tables.read("test")) == 3_080
-    assert len(tables.read_labels().names) == 77
-
-
-@pytest.mark.skipif(not CLINC150.exists(), reason="CLINC150_PATH names no data_oos_plus.json")
-def test_the_real_clinc150(download, capsys):
-    download("clinc150", path=str(ROOT / "stages/data/clinc150.json"), local=str(CLINC150))
-    assert capsys.readouterr().out.splitlines() == [
-        "23,850 rows read, 23,844 used, 6 dropped: 1 of train that train has already, 2 of train that "
-        "validation has with another intent, 1 of train that validation has already, 2 of train that test "
-        "has with another intent",
-        "train: 15,244 queries, 151 intents",
-        "validation: 3,100 queries, 151 intents",
-        "test: 5,500 queries, 151 intents",
-    ]
 
 
 def in_the_c_locale():
