@@ -21,6 +21,11 @@ SIZES = ["embeddings_mb", "encoder_mb", "head_mb", "tokenizer_mb"]
 COLLAPSE = 0.02
 TIMED = Path("benchmark")
 NOISY = 0.1
+STARTED = (
+    "The first answer is that of a process started for it, imports included. "
+    "The peak memory is that process's."
+)
+NOT_STARTED = "`benchmark.starts` above 0 measures the start of a process and its memory, too."
 NO_THRESHOLD = (
     "No model has an out-of-scope threshold, which *calibrated* would apply: it takes "
     f"{FEWEST} validation queries out of scope, and {FEWEST} in scope."
@@ -226,21 +231,25 @@ def noise(results: pd.DataFrame) -> list[str]:
 
 
 def latency_markdown(latency: pd.DataFrame, names: list[str], machine: dict) -> str:
-    """Time and memory of a query, of a batch, and of a process."""
+    """Time of a query and of a batch; start and memory of a process, if they were measured."""
     table = latency.loc[[reference.NAME, *names]]
+    started = table["start_s"].notna().any()
     batches = [key.removesuffix("_p95_ms") for key in table if key.startswith("batch_") and "_p95" in key]
     columns = ["model", "p50, ms", "p95", "p99", "over the teacher (95%)", "over BERT-base's shape (95%)"]
-    columns += [f"in a {key.replace('_', ' of ')} (p95), ms" for key in batches]
-    columns += ["over its parts", "first answer after, s", "peak memory, MB"]
+    tails = {key: " (p95)" if table[f"{key}_p95_ms"].notna().any() else "" for key in batches}
+    columns += [f"in a {key.replace('_', ' of ')}{tails[key]}, ms" for key in batches]
+    columns += ["over its parts", *(["first answer after, s", "peak memory, MB"] if started else [])]
     rows = [
         [
             str(name),
             *(_milliseconds(row[f"latency_p{p}_ms"]) for p in (50, 95, 99)),
             *(_ratio(row, key) for key in SPEEDUPS),
-            *(f"{row[f'{key}_ms']:.2f} ({_milliseconds(row[f'{key}_p95_ms'])})" for key in batches),
+            *(
+                f"{row[f'{key}_ms']:.2f}" + (f" ({_milliseconds(row[f'{key}_p95_ms'])})" if tail else "")
+                for key, tail in tails.items()
+            ),
             f"×{row['overhead']:.2f}",
-            "–" if pd.isna(row["start_s"]) else f"{row['start_s']:.2f}",
-            "–" if pd.isna(row["peak_mb"]) else f"{row['peak_mb']:.0f}",
+            *([f"{row['start_s']:.2f}", f"{row['peak_mb']:.0f}"] if started else []),
         ]
         for name, row in table.iterrows()
     ]
@@ -250,9 +259,8 @@ def latency_markdown(latency: pd.DataFrame, names: list[str], machine: dict) -> 
         rows,
         "p50, p95 and p99 are of the same query, end to end. A batch holds test queries that were drawn for "
         "its round, and its column shows the time of each. *Over its parts* is the whole time divided by "
-        "that of tokenization and the session. The first answer is that of a process started for it, imports "
-        f"included; the peak memory is that process's. Of fewer than {FEWEST} runs there is no p95 and no "
-        "p99; of fewer than 100, p99 is nearly the longest.",
+        f"that of tokenization and the session. {STARTED if started else NOT_STARTED} Of fewer than {FEWEST} "
+        "runs there is no p95 and no p99; of fewer than 100, p99 is nearly the longest.",
         f"Measured on {cpu(machine)}; {versions}.",
         *noise(table),
     )
