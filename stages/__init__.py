@@ -28,5 +28,6 @@ The modules beside this file are what dvc.yaml runs. What they share:
     measurement    quality (repeatable) and speed (noisy)
     reporting      tables and pictures
     serving        the HTTP service; traffic, load and the plan
+    peers          what people would use instead, for `intents peers`
     commands       what a person runs: `intents predict`, `serve`, `compare`, …
 """

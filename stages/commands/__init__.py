@@ -9,7 +9,18 @@ import click
 
 from stages.core.errors import UserError, escape_output, reader_left
 
-COMMANDS = ("predict", "results", "serve", "bundle", "publish", "compare", "sweep", "search", "seeds")
+COMMANDS = (
+    "predict",
+    "results",
+    "serve",
+    "bundle",
+    "publish",
+    "compare",
+    "sweep",
+    "search",
+    "seeds",
+    "peers",
+)
 # Packages that `pip install -e .` leaves out, and the extra that brings them.
 EXTRAS = {"optuna": "search"}
 
