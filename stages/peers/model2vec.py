@@ -5,7 +5,7 @@ from pathlib import Path
 from stages.peers.contract import Answers, Task
 from stages.peers.tfidf import in_all_classes
 
-REQUIRES = ("model2vec[distill,inference,train]==0.10.0", "torch==2.13.0")
+REQUIRES = ("model2vec[distill,quantization,train]==0.10.0", "torch==2.13.0")
 OWN_ENVIRONMENT = "it needs transformers below 5.4"
 RECIPE = (
     "`model2vec.distill.distill` of the pretrained encoder (256 dimensions), then "

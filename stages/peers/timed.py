@@ -9,6 +9,13 @@ from stages.core.errors import UserError
 from stages.measurement.speed.measured_model import MeasuredModel
 
 
+def last_line(log: Path) -> str:
+    """The end of an error's message: what the process that wrote `log` said last, and where the rest is."""
+    lines = log.read_text(errors="replace").split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "nothing")
+    return f" ({last.removeprefix('error: ')[:200]}): see {log}, or leave it out"
+
+
 class Timed(MeasuredModel):
     """As MeasuredModel, in the process that `command` starts, a worker; a context, at whose end it ends.
 
@@ -46,4 +53,5 @@ class Timed(MeasuredModel):
             print(json.dumps(request), file=self.process.stdin, flush=True)
             return json.loads(self.process.stdout.readline())
         except (BrokenPipeError, json.JSONDecodeError):
-            raise UserError(f"a process that answers queries has ended: see {self.log}") from None
+            self.process.wait()
+            raise UserError(f"a process that answers queries ended{last_line(self.log)}") from None

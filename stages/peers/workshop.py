@@ -16,6 +16,7 @@ from stages import runtime
 from stages.core.atomic import replacing
 from stages.core.errors import UserError
 from stages.peers.contract import Task
+from stages.peers.timed import last_line
 
 HOME = Path(".peers")
 ROOT = Path(__file__).parents[2]
@@ -125,8 +126,7 @@ class Peer:
             command = worker(python, action, self.module.__name__, *arguments)
             done = subprocess.run(command, env=environment(), stdout=output, stderr=output)
         if done.returncode != 0:
-            last = (log.read_text(errors="replace").splitlines() or [""])[-1].removeprefix("error: ")
-            raise UserError(f"{self.name}: {action} failed ({last[:200]}): see {log}, or leave it out")
+            raise UserError(f"{self.name}: {action} failed{last_line(log)}")
 
 
 def worker(python: str, action: str, *arguments) -> list[str]:
