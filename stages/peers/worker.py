@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.core import processes
 from stages.core.errors import command
 from stages.measurement.speed.measured_model import MeasuredModel
 from stages.peers.contract import Task
@@ -34,7 +35,7 @@ def make(module: str, task: str, folder: str) -> None:
 
 def logits(module: str, folder: str, texts: str, output: str) -> None:
     """Those of each text by itself, as single queries are served: float32, shape (texts, labels)."""
-    classifier = import_module(module).load(Path(folder), len(os.sched_getaffinity(0)))
+    classifier = import_module(module).load(Path(folder), processes.cores())
     queries = json.loads(Path(texts).read_text(encoding="utf-8"))
     rows = [np.asarray(classifier.logits([query]), dtype=np.float32)[0] for query in queries]
     np.save(output, np.stack(rows))
