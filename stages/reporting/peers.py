@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import LogLocator
 
 from stages.measurement.statistics import mcnemar, verdicts
 from stages.peers.comparison import Compared
@@ -160,12 +161,14 @@ def picture(table: pd.DataFrame, path: Path) -> None:
             color=KINDS[row["kind"]][0],
             arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "0.6", "relpos": (0, 0.5)},
         )
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set(
         xlabel="mean latency of a query, ms (log scale)",
         ylabel="test accuracy, calibrated, %",
         title="Accuracy against latency (beside the names: size)",
     )
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=9)
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.12), ncols=2, fontsize=9, frameon=False)
     save(figure, path)
