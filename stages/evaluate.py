@@ -27,11 +27,12 @@ def main(name: str):
     # Where a batch shares the scales of its activations, each query goes alone, as a single one is served.
     batch_size = 1 if model_folder.scales_by_batch(folder) else p.evaluate.batch_size
     out_of_scope = tables.read_labels().out_of_scope_id
-    labels, logits = {}, {}
+    exits = checkpoints.read(folder).exits
+    labels, logits, numbers = {}, {}, {}
     for split in ("validation", "test"):
         table = tables.read(split)
         labels[split] = table["label"].to_numpy()
-        logits[split] = logits_of.compute(classifier, table, batch_size, f"{name}, {split}")
+        logits[split], *numbers[split] = logits_of.compute(classifier, table, batch_size, f"{name}, {split}")
         if not np.isfinite(logits[split]).all():
             raise UserError(
                 f"{folder} answers queries of {split} with logits that are not finite: its training has "
@@ -56,6 +57,8 @@ def main(name: str):
             split: accuracy.measure(logits[split], labels[split], out_of_scope, fitted, share)
             for split in logits
         }
+        for split in logits if exits else ():
+            measures[split]["exits"] = accuracy.leaving(*numbers[split], exits)
         write_json(scratch / "measured.json", measured)
         write_json(scratch / "accuracy.json", {"sizes": sizes, "out_of_scope_share": share, **measures})
 

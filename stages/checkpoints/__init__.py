@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CALIBRATION = "calibration.json"
+# The logit of a label that an early exit may not answer: finite, and its probability is 0.
+RULED_OUT = -1e9
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,16 @@ class Checkpoint:
     @cached_property
     def pad_token_id(self) -> int:
         """The id that fills up the shorter queries of a batch, which the attention mask leaves out."""
-        return json.loads((self.folder / "config.json").read_bytes()).get("pad_token_id") or 0
+        return self._config.get("pad_token_id") or 0
+
+    @property
+    def exits(self) -> list[int]:
+        """How many layers come before each early exit; of a model without exits, none."""
+        return (self._config.get("exits") or {"layers": []})["layers"]
+
+    @property
+    def _config(self) -> dict:
+        return json.loads((self.folder / "config.json").read_bytes())
 
     @property
     def is_onnx(self) -> bool:

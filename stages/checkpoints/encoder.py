@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, logging
 
+from stages.checkpoints import exits
 from stages.checkpoints.families import FAMILIES
 from stages.checkpoints.sparse_storage import read_weights
 from stages.core.errors import UserError
@@ -97,7 +98,8 @@ def build(folder: Path, **options) -> PreTrainedModel:
     """The architecture of the model folder, its weights left at random, in evaluation mode.
 
     `layer_shapes` in config.json, a [heads, feed-forward columns] for each block, is what
-    structured pruning has left of the configured ones. `options` go to transformers' from_config.
+    structured pruning has left of the configured ones; `exits` is explained in stages.checkpoints.exits.
+    `options` go to transformers' from_config.
     """
     config = AutoConfig.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_config(config, **options)
@@ -109,6 +111,8 @@ def build(folder: Path, **options) -> PreTrainedModel:
             keep(block.out, columns=rows)
             keep(block.up, rows=columns)
             keep(block.down, columns=columns)
+    if getattr(config, "exits", None):
+        exits.attach(model)
     return model.eval()
 
 

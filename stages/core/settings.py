@@ -262,6 +262,20 @@ class Variants(Section):
             raise ValueError("rows must have 'teacher: table', which the others are compared with")
         return self
 
+    @model_validator(mode="after")
+    def _exits_come_last_of_trainings(self):
+        for name, technique in self.models.items():
+            line = f"{self.stages[name]}.{name}"
+            for step in self.lineage(technique.parent):
+                if step["stage"] == "exits" and isinstance(technique, Training):
+                    raise ValueError(
+                        f"{line} would train {step['name']} further, whose exits were chosen for its weights: "
+                        f"give it the parent of {step['name']}, and make exits of what it gives"
+                    )
+                if step["stage"] == "exits" and getattr(technique, "method", None) == "traced":
+                    raise ValueError(f"{line} would lose the exits of {step['name']}: remove method: traced")
+        return self
+
 
 class Params(Sections):  # type: ignore[valid-type, misc]
     data: Annotated[SampleData | Clinc150Data | FilesData | HubData, Field(discriminator="source")]

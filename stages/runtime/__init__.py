@@ -3,6 +3,7 @@
 `load(folder)` gives a Classifier. An ONNX model is served without importing torch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,9 @@ from stages.runtime.calibration import Calibration
 class Session(Protocol):
     def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         """Logits of shape (batch, labels) for int64 inputs of shape (batch, length)."""
+
+    def answers(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Sequence[np.ndarray]:
+        """The logits and, of a model with early exits, which exit each row left at, int64 (batch,)."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class Classifier:
     def logits(self, texts: list[str]) -> np.ndarray:
         """Logits of shape (len(texts), labels), float32."""
         return self.session(*self.encode(texts))
+
+    def answers(self, texts: list[str]) -> Sequence[np.ndarray]:
+        """What the session answers: logits, and the number of each query's exit if the model has exits."""
+        return self.session.answers(*self.encode(texts))
 
     def predict(self, texts: list[str]) -> list[Prediction]:
         logits = self.logits(texts)

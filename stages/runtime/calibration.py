@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stages.checkpoints import RULED_OUT
+
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities over the last axis (by hand, since a bundle installs no SciPy)."""
@@ -40,10 +42,25 @@ def margin(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
     return top - probabilities.max(axis=-1)
 
 
-SCORES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "probability": probability,
-    "energy": energy,
-    "margin": margin,
+Score = Callable[[np.ndarray, int], np.ndarray]
+
+
+def unless_ruled_out(score: Score) -> Score:
+    """`score`, but +inf where an early exit has ruled the out-of-scope label out: no threshold rejects it."""
+
+    def scores(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
+        return np.where(ruled_out(logits[..., out_of_scope]), np.inf, score(logits, out_of_scope))
+
+    return scores
+
+
+def ruled_out(logits: np.ndarray) -> np.ndarray:
+    """Which of some logits, tempered or not, are those of a label that an early exit may not answer."""
+    return logits < RULED_OUT / 1000
+
+
+SCORES: dict[str, Score] = {
+    score.__name__: unless_ruled_out(score) for score in (probability, energy, margin)
 }
 
 

@@ -27,7 +27,8 @@ def quantize(parent: Path, folder: Path, per_channel: bool, reduce_range: bool) 
             per_channel=per_channel,
             reduce_range=reduce_range,
             # Of what ONNX Runtime's own operators give, whose types ONNX does not infer.
-            extra_options={"DefaultTensorType": TensorProto.FLOAT},
+            # The bodies of `If`, where the layers after an early exit are, would stay in fp32.
+            extra_options={"DefaultTensorType": TensorProto.FLOAT, "EnableSubgraph": True},
         )
     else:
         from stages.checkpoints import encoder, torch_int8

@@ -7,7 +7,7 @@ its value is then that of the section of params.yaml with the stage's name, or `
 from collections.abc import Callable
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from stages.core.section import Count, Fraction, Layers, Name, Positive, Section, Seed, Sparsity
 
@@ -165,6 +165,29 @@ class Int8Weights(Section):
 @technique("qat")
 class QuantizationAwareTraining(Int8Weights, Distillation):
     """A distillation with the rounding of int8."""
+
+
+@technique("exits")
+class Exits(Distillation):
+    """Heads after so many `layers` each (0: over the embeddings), where queries leave that they are sure of.
+
+    The encoder is trained with the heads (`joint`), or stays as it is, head included. The threshold costs at
+    most `max_error` of the calibrated accuracy expected at `out_of_scope_share`, on validation. `scores` are
+    those that an out-of-scope threshold is chosen from.
+    """
+
+    layers: Annotated[Layers, AfterValidator(sorted)]
+    joint: bool = SHARED
+    freeze_embeddings: bool = SHARED
+    max_error: Fraction = SHARED
+    scores: Annotated[list[str], Field(min_length=1)] = SHARED
+    out_of_scope_share: Annotated[float, Field(gt=0, lt=1)] | None = SHARED
+
+    @model_validator(mode="after")
+    def _layers_differ(self):
+        if len({*self.layers}) < len(self.layers):
+            raise ValueError(f"layers are {self.layers}: each may have one exit")
+        return self
 
 
 @technique("export")

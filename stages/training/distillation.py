@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from stages.checkpoints import encoder
+from stages.checkpoints import encoder, exits
 from stages.data import tables
 from stages.techniques.settings import Distillation, Training
 from stages.training import loop
@@ -55,8 +55,9 @@ class DistillationTrainingArguments(TrainingArguments):
 class DistillationTrainer(Trainer):
     """A Trainer whose batches carry `teacher_logits`, shape (batch, labels), computed beforehand.
 
-    `penalty()`, a scalar, is added to the loss. Batches without teacher logits (evaluation) are
-    scored by cross entropy alone.
+    The loss is the sum over the classifier's heads, its early exits and its last one (DeeBERT's joint
+    training). `penalty()`, a scalar, is added. Batches without teacher logits (evaluation) are scored by
+    the cross entropy of the last head alone.
     """
 
     args: DistillationTrainingArguments
@@ -74,8 +75,11 @@ class DistillationTrainer(Trainer):
         if teacher_logits is None:
             loss = F.cross_entropy(outputs.logits, labels, reduction="sum")
         else:
-            loss = distillation_loss(
-                outputs.logits, teacher_logits, labels, self.args.alpha, self.args.temperature, "sum"
+            loss = sum(
+                distillation_loss(
+                    logits, teacher_logits, labels, self.args.alpha, self.args.temperature, "sum"
+                )
+                for logits in exits.heads(outputs)
             )
         if num_items_in_batch is None:
             loss = loss / len(labels)
@@ -83,7 +87,7 @@ class DistillationTrainer(Trainer):
             loss = self.accelerator.num_processes * loss / num_items_in_batch
         if teacher_logits is not None and self.penalty is not None:
             loss = loss + self.penalty() / self.current_gradient_accumulation_steps
-        return (loss, outputs) if return_outputs else loss
+        return (loss, {"logits": outputs.logits}) if return_outputs else loss
 
 
 class KeepZeros(TrainerCallback):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -13,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers.utils import ModelOutput
 
 from stages.core import processes
 from stages.core.errors import UserError
@@ -166,13 +168,21 @@ def _fingerprint(trainer, identity: str) -> str:
 
 
 @torch.inference_mode()
-def logits(model: PreTrainedModel, examples: list[dict], batch_size: int = 128) -> np.ndarray:
-    """The model's logits for each example, shape (len(examples), labels), float32, on its device."""
+def logits(
+    model: PreTrainedModel,
+    examples: list[dict],
+    batch_size: int = 128,
+    of: Callable[[ModelOutput], torch.Tensor] = lambda outputs: outputs.logits,
+) -> np.ndarray:
+    """The model's logits for each example, shape (len(examples), labels), float32, on its device.
+
+    Or what `of` takes from the model's outputs, its first dimension the batch.
+    """
     model.eval()
     collate = PadToLongest(model.config.pad_token_id)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
     parts = []
     for start in range(0, len(order), batch_size):
         batch = collate([{"input_ids": examples[i]["input_ids"]} for i in order[start : start + batch_size]])
-        parts.append(model(**{k: v.to(model.device) for k, v in batch.items()}).logits.numpy(force=True))
+        parts.append(of(model(**{k: v.to(model.device) for k, v in batch.items()})).numpy(force=True))
     return np.concatenate(parts)[np.argsort(order)]

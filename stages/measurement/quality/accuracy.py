@@ -32,6 +32,14 @@ def accuracies(
     }
 
 
+def leaving(numbers: np.ndarray, layers: list[int]) -> list[dict[str, float]]:
+    """The `share` of queries that leave at each early exit, after so many `layers`.
+
+    `numbers`, shape (queries,), are those of the exits that the queries leave at.
+    """
+    return [{"layer": layer, "share": float((numbers == i).mean())} for i, layer in enumerate(layers)]
+
+
 def _mean(values: np.ndarray) -> float | None:
     return float(values.mean()) if len(values) else None
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stages.measurement.enough import FEWEST
-from stages.runtime.calibration import SCORES, Calibration, Threshold, softmax
+from stages.runtime.calibration import SCORES, Calibration, Threshold, ruled_out, softmax
 
 
 def fit(
@@ -43,9 +43,11 @@ def can_learn(outside: np.ndarray, fewest: int = FEWEST) -> bool:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The T, between 1/20 and 20, that minimises the negative log likelihood of softmax(logits / T).
 
-    It is convex in 1/T, so its slope has one zero, found by bisection.
+    It is convex in 1/T, so its slope has one zero, found by bisection. Queries whose true label an early exit
+    has ruled out are as unlikely at any T, and left out.
     """
     true = logits[np.arange(len(labels)), labels]
+    logits, true = logits[~ruled_out(true)], true[~ruled_out(true)]
     low, high = 1 / 20, 20.0
     for _ in range(50):
         inverse = (low * high) ** 0.5
@@ -77,7 +79,8 @@ def best_threshold(
     at = best[len(best) // 2]
     low, high = edges[at], edges[at + 1]
     if np.isinf(low) or np.isinf(high):
-        middle = high - 1.0 if np.isinf(low) else low + 1.0
+        finite = [edge for edge in (low + 1.0, high - 1.0) if np.isfinite(edge)]
+        middle = finite[0] if finite else 0.0
     else:
         middle = (low + high) / 2
         if values.dtype.type(middle) <= low:  # neighbouring floats
