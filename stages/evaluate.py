@@ -28,11 +28,13 @@ def main(name: str):
     batch_size = 1 if model_folder.scales_by_batch(folder) else p.evaluate.batch_size
     out_of_scope = tables.read_labels().out_of_scope_id
     exits = checkpoints.read(folder).exits
-    labels, logits, numbers = {}, {}, {}
+    labels, logits, left = {}, {}, {}
     for split in ("validation", "test"):
         table = tables.read(split)
         labels[split] = table["label"].to_numpy()
-        logits[split], *numbers[split] = logits_of.compute(classifier, table, batch_size, f"{name}, {split}")
+        answers = logits_of.compute(classifier, table, batch_size, f"{name}, {split}")
+        logits[split] = answers[0]
+        left[split] = {"exits": accuracy.leaving(answers[1], exits)} if exits else {}
         if not np.isfinite(logits[split]).all():
             raise UserError(
                 f"{folder} answers queries of {split} with logits that are not finite: its training has "
@@ -54,11 +56,9 @@ def main(name: str):
         for split, values in logits.items():
             np.save(scratch / f"{split}.npy", values)
         measures = {
-            split: accuracy.measure(logits[split], labels[split], out_of_scope, fitted, share)
+            split: accuracy.measure(logits[split], labels[split], out_of_scope, fitted, share) | left[split]
             for split in logits
         }
-        for split in logits if exits else ():
-            measures[split]["exits"] = accuracy.leaving(*numbers[split], exits)
         write_json(scratch / "measured.json", measured)
         write_json(scratch / "accuracy.json", {"sizes": sizes, "out_of_scope_share": share, **measures})
 

@@ -312,9 +312,9 @@ def test_evaluation_is_kept(project):
 
 def test_what_scales_by_the_batch_is_evaluated_alone(project, monkeypatch):
     sizes = []
-    predict = runtime.Classifier.logits
+    predict = runtime.Classifier.answers
     monkeypatch.setattr(
-        runtime.Classifier, "logits", lambda self, texts: sizes.append(len(texts)) or predict(self, texts)
+        runtime.Classifier, "answers", lambda self, texts: sizes.append(len(texts)) or predict(self, texts)
     )
     measured(project)
     assert set(sizes) == {3}

@@ -30,9 +30,11 @@ class Exit(nn.Module):
     def __init__(self, config: PretrainedConfig, layer: int):
         super().__init__()
         self.layer = layer
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        width: int = config.hidden_size  # type: ignore[assignment]
+        labels: int = config.num_labels  # type: ignore[assignment]
+        self.dense = nn.Linear(width, width)
         self.activation = ACTIVATIONS[FAMILIES[config.model_type].activation]()
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(width, labels)
 
     def forward(self, states: tuple[torch.Tensor, ...], attention_mask: torch.Tensor) -> torch.Tensor:
         """Logits (batch, labels) of the `states` (batch, length, width) of the embeddings and each layer."""

@@ -269,7 +269,7 @@ class Variants(Section):
             for step in self.lineage(technique.parent):
                 if step["stage"] == "exits" and isinstance(technique, Training):
                     raise ValueError(
-                        f"{line} would train {step['name']} further, whose exits were chosen for its weights: "
+                        f"{line} would train {step['name']} on, whose exits were chosen for its weights: "
                         f"give it the parent of {step['name']}, and make exits of what it gives"
                     )
                 if step["stage"] == "exits" and getattr(technique, "method", None) == "traced":

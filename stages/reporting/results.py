@@ -101,6 +101,7 @@ def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
                 ],
                 "out_of_scope_share": measures["out_of_scope_share"],
                 **measures["test"],
+                "exits": _exits(measures["test"].get("exits", [])),
                 **measures["sizes"],
                 "sparsity": steps.get("sparsity", {}).get("overall"),
                 "ancestor": ancestor(name, rows, parents),
@@ -112,6 +113,12 @@ def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
     accuracy = table["validation_accuracy"]
     table["lost"] = table["ancestor"].map(accuracy) - accuracy
     return table
+
+
+def _exits(exits: list[dict]) -> str | None:
+    """The share of queries that leave at each early exit, in words; None for a model without exits."""
+    places = [f"layer {at['layer']}" if at["layer"] else "the embeddings" for at in exits]
+    return ", ".join(f"{percent(at['share'])} after {p}" for at, p in zip(exits, places, strict=True)) or None
 
 
 def timed() -> pd.DataFrame:
@@ -169,6 +176,10 @@ def markdown(results: pd.DataFrame, machine: dict) -> str:
         "bootstrap interval. The model in bold is models/best; it was chosen on validation.",
         *noise(results),
     ]
+    early = results["exits"].dropna()
+    if len(early):
+        left = "; ".join(f"{name}: {exits}" for name, exits in early.items())
+        paragraphs.append(f"Of the test queries leave at early exits: {left}.")
     collapsed = [
         f"{name} ({100 * row['lost']:.1f} less than {row['ancestor']})"
         for name, row in results[results["lost"] > COLLAPSE].iterrows()

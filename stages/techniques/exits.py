@@ -38,7 +38,7 @@ def apply(parent: Path, folder: Path, settings: Exits) -> dict:
         encoder.freeze_embeddings(model, settings.freeze_embeddings)
     else:
         model.requires_grad_(False)
-        model.exits.requires_grad_(True)
+        model.get_submodule("exits").requires_grad_(True)
     history = distil(model, parent, folder.name, settings)
 
     table = tables.read("validation")
@@ -69,7 +69,7 @@ def attach(model: PreTrainedModel, layers: list[int], out_of_scope: int | None) 
     model.config.exits = {"layers": layers, "threshold": NEVER, "out_of_scope": out_of_scope}
     checkpoint.attach(model)
     own = model.get_submodule(FAMILIES[model.config.model_type].pooler)
-    for head in model.exits.values():
+    for head in model.get_submodule("exits").children():
         head.dense.load_state_dict(own.state_dict())
         head.classifier.load_state_dict(model.classifier.state_dict())
 
@@ -83,7 +83,7 @@ def tempered(
     The temperatures are folded into the heads' last layers. Returns the new logits of the exits, shape
     (exits, examples, labels), and of the last layer, (examples, labels). Of too few examples all are 1.
     """
-    classifiers = [*(head.classifier for head in model.exits.values()), model.classifier]
+    classifiers = [*(head.classifier for head in model.get_submodule("exits").children()), model.classifier]
     logits = loop.logits(model, examples, of=lambda outputs: torch.stack(checkpoint.heads(outputs), 1))
     logits = logits.swapaxes(0, 1)
     for values, classifier in zip(logits, classifiers, strict=True):

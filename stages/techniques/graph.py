@@ -159,7 +159,7 @@ def _block(g: Graph, encoder: Encoder, x: str, mask: str, number: int) -> str:
     block = family.block.format(number)
     query, key, value, out, up, down = (f"{block}.{name}" for name in family.linears)
     bias = g.joined([query, key, value], "bias")
-    attention = {"num_heads": encoder.heads[number], "mask_filter_value": MASKED}
+    attention: dict = {"num_heads": encoder.heads[number], "mask_filter_value": MASKED}
     if number < len(encoder.heads) - 1:
         mixed = g.add("Attention", x, g.joined([query, key, value], "weight"), bias, mask, **attention)
     else:  # the classifier reads the first token alone: no other needs the last layer's answer
@@ -200,9 +200,9 @@ def _exit(g: Graph, encoder: Encoder, x: str, mask: str, passed: int, outputs: S
     number = g.add("Where", stays, g.constant("one", 1), g.constant("zero", 0))
 
     rest, leave = g.body(f"{head}.stay."), g.body(f"{head}.leave.")
-    kept = [rest.add("Compress", value, stays, axis=0) for value in (x, mask)]
+    x, mask = (rest.add("Compress", value, stays, axis=0) for value in (x, mask))
     below = [f"{rest.scope}{name}" for name in ("logits", "exit")]
-    _answers(rest, encoder, *kept, passed + 1, below)
+    _answers(rest, encoder, x, mask, passed + 1, below)
     rows = rest.add("Reshape", rest.add("NonZero", stays), g.constant("column", [-1, 1]))
     answers = [rest.add("ScatterND", logits, rows, below[0])]
     if passed + 1 == len(exits["layers"]):

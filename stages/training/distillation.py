@@ -75,12 +75,13 @@ class DistillationTrainer(Trainer):
         if teacher_logits is None:
             loss = F.cross_entropy(outputs.logits, labels, reduction="sum")
         else:
-            loss = sum(
+            losses = [
                 distillation_loss(
                     logits, teacher_logits, labels, self.args.alpha, self.args.temperature, "sum"
                 )
                 for logits in exits.heads(outputs)
-            )
+            ]
+            loss = torch.stack(losses).sum()
         if num_items_in_batch is None:
             loss = loss / len(labels)
         else:  # counted over all processes, whose gradients are averaged

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import evaluate
@@ -14,7 +15,6 @@ import torch
 from tokenizers import Tokenizer
 from torch.nn.utils.rnn import pad_sequence
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
-from transformers.utils import ModelOutput
 
 from stages.core import processes
 from stages.core.errors import UserError
@@ -172,7 +172,7 @@ def logits(
     model: PreTrainedModel,
     examples: list[dict],
     batch_size: int = 128,
-    of: Callable[[ModelOutput], torch.Tensor] = lambda outputs: outputs.logits,
+    of: Callable[[Any], torch.Tensor] = lambda outputs: outputs.logits,
 ) -> np.ndarray:
     """The model's logits for each example, shape (len(examples), labels), float32, on its device.
 
