@@ -8,6 +8,7 @@
         structured   attention heads and feed-forward columns cut out
         vocabulary   unused WordPieces removed
         qat          trained with the rounding of int8
+        exits        heads after early layers, where sure queries leave
         export       an ONNX graph
         quantize     int8
         pack         zeros not stored

@@ -41,6 +41,7 @@ def test_results(clone):
         "distilled-ort-int8",
         "magnitude-packed",
         "structured-vocabulary-qat-ort-int8",
+        "exits-ort",
     ]
     assert list(summary) == [*rows, "bert-base-shape"]
     assert list(summary["bert-base-shape"]) == ["size_mb", "speedup"]
