@@ -63,7 +63,7 @@ def main():
     int8 = [results.recipe(name)["parameters"] for name in rows]
     reduce_range = next((values["reduce_range"] for values in int8 if "reduce_range" in values), True)
     pictures = {
-        "accuracy_latency": lambda path: figures.accuracy_against_latency(table, path),
+        "accuracy_latency": lambda path: figures.accuracy_against_latency(table, p.report.published, path),
         "training": lambda path: figures.training_curves(curves, path),
         "calibration": lambda path: figures.calibration_curves(
             rows, list(dict.fromkeys(["teacher", best["parent"]])), labels, path
