@@ -99,8 +99,8 @@ def markdown(headline: dict[str, dict], folder: str) -> str:
         seeds = ", ".join(map(str, made["seeds"]))
         notes = [
             f"Test split, calibrated, mean ± standard deviation over seeds {seeds}, each with its own "
-            "teacher. The models were chosen on validation. Latency and the speed-up over BERT-base's shape are "
-            f"those of test queries, one at a time, with tokenization, on {cpu(made['machine'])}. "
+            "teacher. The models were chosen on validation. Latency and the speed-up over BERT-base's shape "
+            f"are those of test queries, one at a time, with tokenization, on {cpu(made['machine'])}. "
             f"[headline.json]({folder}/headline.json) has the numbers."
         ]
     return table_of(columns, rows, *notes, left=2)

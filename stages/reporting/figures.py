@@ -1,9 +1,6 @@
 """Pictures that need no network and no Node to look at."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from textwrap import fill, wrap
-from typing import Any
 
 import matplotlib
 
@@ -12,26 +9,16 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import LogLocator
 
 from stages.checkpoints.sparse_storage import read_weights
 from stages.core import model_folder
-from stages.core.settings import Published
 from stages.measurement.quality.calibration import can_learn, reliability
-from stages.reporting import selection
 from stages.reporting.results import SIZES, calibration
 from stages.runtime.calibration import NONE
 from stages.techniques import int8
 
 COLORS = [plt.get_cmap("tab20")(i) for i in range(20)]
 LINES = ("-", "--", ":", "-.")
-# Text beside what it names: annotate's options.
-LABEL: dict[str, Any] = {
-    "textcoords": "offset points",
-    "fontsize": 9,
-    "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
-    "zorder": 4,
-}
 
 
 def save(figure: plt.Figure, path: Path) -> None:
@@ -45,78 +32,6 @@ def _titled(text: str) -> plt.Figure:
     axes.set_title(text)
     axes.axis("off")
     return figure
-
-
-def accuracy_against_latency(
-    results: pd.DataFrame, published: Sequence[Published] | None, path: Path
-) -> None:
-    """A bubble a model, its area the size; a line for each accuracy that is `published`.
-
-    The models on the front of what is drawn are dark, joined by steps and named. The model to deploy is
-    ringed, and named too.
-    """
-    x, y, size = results["latency_ms"], 100 * results["accuracy_calibrated"], results["size_mb"]
-    front = list(selection.front(results, "latency_ms", "accuracy_calibrated").index)
-    (best,) = results.index[results["best"]]
-    area = 700 * size / size.max()
-    figure, axes = plt.subplots(figsize=(7.2, 5))
-    axes.set_xscale("log")
-    others = results.index.difference(front)
-    axes.scatter(x[others], y[others], area[others], color="0.85", edgecolors="0.45", linewidths=0.7)
-    axes.step(x[front], y[front], color="black", where="post", linewidth=1)
-    axes.scatter(
-        x[front], y[front], area[front], color="tab:blue", edgecolors="white", linewidths=0.7, zorder=3
-    )
-    ring = (np.sqrt(area[best]) + 7) ** 2
-    axes.scatter(x[best], y[best], ring, facecolors="none", edgecolors="black", linewidths=1.5, zorder=3)
-    for line in published or ():
-        accuracy = 100 * line.accuracy
-        axes.axhline(accuracy, color="black", linestyle="--", linewidth=0.9, zorder=0)
-        text = fill(f"{line.label}: {accuracy:.1f}% ({line.source})", 18, break_on_hyphens=False)
-        axes.annotate(text, (1, accuracy), (5, 0), axes.get_yaxis_transform(), va="center", **LABEL)
-    names = {name: f"{name}, {size[name]:.1f}\N{NO-BREAK SPACE}MB" for name in [*front, best]}
-    names[best] += ", chosen on validation"
-    axes.margins(y=0.12)
-    radius = np.sqrt(area) / 2 + 3.5 * results["best"]
-    _name_front(axes, [(x[name], y[name], radius[name], names[name]) for name in front])
-    if best not in front:
-        axes.annotate(fill(names[best], 24), (x[best], y[best]), (9, -9), va="top", **LABEL)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
-    axes.set(
-        xlabel="mean latency of a test query, ms (log scale)",
-        ylabel="test accuracy, calibrated, %",
-        title="Accuracy against latency (area: size)",
-    )
-    axes.grid(alpha=0.3)
-    save(figure, path)
-
-
-def _name_front(axes: plt.Axes, points: list[tuple[float, float, float, str]]) -> None:
-    """Write the text of each of `points` (x, y, radius, text) above it and to its left, where no point is.
-
-    They are a front, its cheapest first. Each text stands above the last. The axes are widened until all fit.
-    """
-    texts = [wrap(text, 24) for *_, text in points]
-    low, high = axes.get_ylim()
-    unit = axes.figure.dpi / 72  # pixels a point of text
-    for _ in range(5):  # a wider axis has smaller units, so that texts reach further up
-        floor, bottoms, up = low, [], (high - low) * unit / axes.bbox.height
-        for (_, y, *_), lines in zip(points, texts, strict=True):
-            bottoms.append(max(y + 2 * up, floor))
-            floor = bottoms[-1] + (11.5 * len(lines) + 3) * up
-        high = max(high, floor)
-    left = right = np.log(axes.get_xlim()[1])
-    for (x, y, radius, _), lines, bottom in zip(points, texts, bottoms, strict=True):
-        line = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": radius, "relpos": (1, 0)}
-        offset = (-radius - 3, (bottom - y) / up)
-        text = "\n".join(lines)
-        axes.annotate(text, (x, y), offset, ha="right", va="bottom", arrowprops=line, **LABEL)
-        share = (5 * max(map(len, lines)) + radius + 6) * unit / axes.bbox.width  # of the width, to the left
-        left = min(left, (np.log(x) - share * right) / (1 - share))
-    axes.set_xlim(np.exp(left), np.exp(right))
-    axes.set_ylim(low, high)
 
 
 def training_curves(curves: pd.DataFrame, path: Path) -> None:

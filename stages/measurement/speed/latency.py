@@ -42,6 +42,7 @@ def interleave(
     deck = [query for _ in range(decks) for query in rng.sample(queries, len(queries))]
     rows = []
     gc.disable()
+    gc.freeze()  # what torch holds: to go through it in every round takes seconds in all
     try:
         for number in tqdm(range(params.rounds), "latency", unit="round"):
             dealt = deck[number * count : (number + 1) * count]
@@ -68,6 +69,7 @@ def interleave(
                 ]
             gc.collect()
     finally:
+        gc.unfreeze()
         gc.enable()
     return pd.DataFrame(rows, columns=["round", "model", "load", "ms"])
 
