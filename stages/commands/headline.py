@@ -77,7 +77,7 @@ def markdown(headline: dict[str, dict], folder: str) -> str:
     rows = []
     for row, of in headline.items():
         limits = of["limits"]
-        named = f"**{row}**: at most {limits['size_mb']:g} MB, at least ×{limits['speedup']:g}"
+        named = f"**{row}**, ≤ {limits['size_mb']:g} MB, ≥ ×{limits['speedup']:g}"
         if of["model"] is None:
             rows.append([named, "none is within the limits", *"––––––"])
             continue

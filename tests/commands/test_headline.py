@@ -123,10 +123,10 @@ def test_the_table(folder):
     lines = headline.markdown(headline.choose(folder, LIMITS), "metrics/clinc150").splitlines()
     assert len({line.count("|") for line in lines[:4]}) == 1
     assert lines[2] == (
-        "| **fast**: at most 8.3 MB, at least ×200 | small | 92.0 ± 1.0% | 96.0 ± 0.0% | 80.0 ± 0.0% | 8.2 "
+        "| **fast**, ≤ 8.3 MB, ≥ ×200 | small | 92.0 ± 1.0% | 96.0 ± 0.0% | 80.0 ± 0.0% | 8.2 "
         "| 0.40 (0.30, 0.80, 1.20) | ×210 (195–220) |"
     )
-    assert lines[3].startswith("| **tiny**: at most 4 MB, at least ×300 | none is within the limits | – |")
+    assert lines[3].startswith("| **tiny**, ≤ 4 MB, ≥ ×300 | none is within the limits | – |")
     assert "seeds 0, 1, 2" in lines[5] and "(metrics/clinc150/headline.json)" in lines[5]
     assert "a CPU; instruction sets for int8: avx2, avx512_vnni" in lines[5]
 
