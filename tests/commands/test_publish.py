@@ -17,6 +17,7 @@ from stages.core.atomic import write_json
 from stages.data import tables
 from stages.measurement import identity
 from stages.techniques import dynamic_int8, export, structured
+from stages.techniques.settings import Export
 
 ROOT = Path(__file__).parents[2]
 NAME = "distilled-ort-int8"
@@ -68,13 +69,17 @@ def test_the_folder_and_its_card(best, intents):
     assert stages == [step["stage"] for step in settings.load().variants.lineage(NAME)]
 
 
+def written(parent, folder):
+    export.apply(parent, folder, Export(parent=parent.name))
+
+
 KINDS = {  # what the chain of techniques makes of the parent, and the library of others that reads it
     "torch": ("transformers", "student"),
     "packed": ("intent-compressor", "student", sparse_storage.pack),
     "structured": ("intent-compressor", "student", without_heads),
     "torch-int8": ("intent-compressor", "student", int8),
     "onnx": ("onnx", "student-ort"),
-    "structured-onnx": ("onnx", "student", without_heads, export.apply),
+    "structured-onnx": ("onnx", "student", without_heads, written),
     "onnx-int8": ("onnx", "student-ort", int8),
     "onnx-int8-packed": ("intent-compressor", "student-ort", int8, sparse_storage.pack),
 }
