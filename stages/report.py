@@ -12,7 +12,7 @@ def main():
     from stages.core import model_folder
     from stages.core.atomic import replacing, write_json, write_text
     from stages.data import domains, tables
-    from stages.reporting import answers, evidence, figures, load_test, readme, results, summary
+    from stages.reporting import answers, evidence, figures, load_test, outliers, readme, results, summary
 
     if p.report.beside:
         summary.read(Path(p.report.beside))  # which is printed at the end
@@ -87,6 +87,7 @@ def main():
         "Accuracy": answers.comparison_markdown(differences, ancestors),
         "Latency": results.latency_markdown(latency, rows, machine),
         "Calibration": results.calibration_markdown(table),
+        **({"Outliers": outliers.markdown(accounts)} if (accounts := outliers.read()) else {}),
         "Size": results.sizes_markdown(table),
         "Load test": load_test.markdown(plan, loads, service, p.load_test, load_machine),
     }

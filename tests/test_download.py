@@ -29,7 +29,7 @@ def download(tmp_path, monkeypatch):
 
     def run(source, seed=0, **changes):
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
-        data = yaml.safe_load((ROOT / f"conf/data/{source}.yaml").read_text())
+        data = yaml.safe_load((ROOT / f"conf/data/{source}.yaml").read_text()) | {"outliers": []}
         Path("params.yaml").write_text(yaml.safe_dump(values | {"data": data | changes, "seed": seed}))
         stages.download.main()
 
@@ -49,7 +49,7 @@ def fails(download, source, **changes):
 
 
 def written():
-    files = [*Path("data").glob("*"), *Path().glob("domains.json")]
+    files = [*Path("data").glob("*"), *Path().glob("domains.json"), *Path().glob("outliers.json")]
     return {path.name: path.read_bytes() for path in files}
 
 

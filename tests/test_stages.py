@@ -19,7 +19,7 @@ from transformers import BertForSequenceClassification
 
 from stages import benchmark, compress, evaluate, load_test, report, runtime, select, teacher
 from stages.core.model_folder import TOKENIZER
-from stages.data import domains, tables
+from stages.data import domains, outliers, tables
 from stages.measurement import identity
 from stages.techniques import distill
 from stages.techniques.distill import from_teacher_layers
@@ -37,6 +37,7 @@ def project(tmp_path, monkeypatch):
     table = pd.DataFrame(QUERIES.items(), columns=["text", "intent"])
     tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS)
     domains.write({"banking": ["transfer", "balance"]})
+    outliers.write([])
     for name, model in (("bert", tiny_bert()), ("distilbert", tiny_distilbert())):
         save_as_hub(model, word_tokenizer(), tmp_path / name)
 

@@ -58,6 +58,16 @@ def test_a_file(repository):
     assert line() is None
 
 
+def test_outliers(repository):
+    for name in ("queries.csv", "near.txt"):
+        write(repository / name)
+    run("git", "add", "queries.csv")
+    p = settings.compose(["data=files", "data.outliers=[{path: near.txt}]"])
+    assert line(p).startswith("data.outliers.0.path: near.txt is untracked")
+    run("git", "add", "near.txt")
+    assert line(p) is None
+
+
 def test_a_file_that_git_ignores(repository):
     write(repository / "my data" / "queries.csv")
     (repository / ".gitignore").write_text("/my data/\n")
@@ -127,6 +137,7 @@ def test_links(repository, tmp_path):
 def test_the_other_files_that_settings_name(repository, monkeypatch):
     monkeypatch.delenv("CLINC150_PATH", raising=False)
     write(repository / CLINC150.data.path)
+    write(repository / CLINC150.data.outliers_path)
     run("git", "add", ".")
     assert line(CLINC150) is None
     write(repository / "data_oos_plus.json")
