@@ -11,6 +11,7 @@ from stages.core import settings
 from stages.core.errors import UserError
 
 FILES = settings.compose(["data=files"])
+NEAR = settings.compose(["data=files", "data.outliers=[{path: near.txt}]"])
 CLINC150 = settings.compose(["experiment=clinc150"])
 HUB = settings.compose(["data=hub", "data.hub=banking77", "teacher=bert-base", "student=distilbert"])
 
@@ -62,10 +63,9 @@ def test_outliers(repository):
     for name in ("queries.csv", "near.txt"):
         write(repository / name)
     run("git", "add", "queries.csv")
-    p = settings.compose(["data=files", "data.outliers=[{path: near.txt}]"])
-    assert line(p).startswith("data.outliers.0.path: near.txt is untracked")
+    assert line(NEAR).startswith("data.outliers.0.path: near.txt is untracked")
     run("git", "add", "near.txt")
-    assert line(p) is None
+    assert line(NEAR) is None
 
 
 def test_a_file_that_git_ignores(repository):

@@ -32,7 +32,9 @@ def read(name, content, column="text"):
 
 
 def test_the_layouts():
-    of_one_list = lambda name: [("yes", name), ("who won, and why", name), ("12", name)]  # noqa: E731
+    def of_one_list(name):
+        return [("yes", name), ("who won, and why", name), ("12", name)]
+
     assert read("a.txt", "yes\n\nwho won, and why\r\n12") == of_one_list("a.txt")
     assert read("a.yaml", "- yes\n- who won, and why\n- 12\n") == of_one_list("a.yaml")
     assert read("a.csv", 'id,text\n1,yes\n2,"who won, and why"\n3,12\n') == of_one_list("a.csv")
