@@ -86,8 +86,7 @@ def main():
         "Results": results.markdown(table, machine),
         "Accuracy": answers.comparison_markdown(differences, ancestors),
         "Latency": results.latency_markdown(latency, rows, machine),
-        "Calibration": results.calibration_markdown(table),
-        **({"Outliers": outliers.markdown(accounts)} if (accounts := outliers.read()) else {}),
+        "Calibration": results.calibration_markdown(table) + outliers.markdown(outliers.read()),
         "Size": results.sizes_markdown(table),
         "Load test": load_test.markdown(plan, loads, service, p.load_test, load_machine),
     }

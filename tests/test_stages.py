@@ -458,7 +458,7 @@ def test_no_file_holds_nan(out_of_scope, project, capsys):
     assert {folder / "summary.json", folder / "tables/load_test.json"} <= set(strictly_read())
     assert strictly_read()[Path("load_test/service.json")]["p99_ms"] is None
     written = (folder / "README.md").read_text()
-    assert "No model has an out-of-scope threshold" in written and "## Outliers" not in written
+    assert "No model has an out-of-scope threshold" in written and "Outliers" not in written
     assert "without an out-of-scope threshold" in capsys.readouterr().out
 
 

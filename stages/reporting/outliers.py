@@ -14,7 +14,9 @@ def read() -> list[dict]:
 
 
 def markdown(accounts: list[dict]) -> str:
-    """A row a file: what was read, kept and dropped, and the highest cosine that was kept."""
+    """A row a file: what was read, kept and dropped, and the highest cosine that was kept; "" of no file."""
+    if not accounts:
+        return ""
     reasons = list(accounts[0]["dropped"])
     columns = ["file", "weight", "lines", "for train", "for validation"]
     columns += [*(f"dropped: {reason}" for reason in reasons), "highest cosine"]
@@ -28,7 +30,7 @@ def markdown(accounts: list[dict]) -> str:
         ]
         for account in accounts
     ]
-    return table_of(
+    return "\n### Outliers\n\n" + table_of(
         columns,
         rows,
         "Text that is known to be out of scope, which train and validation have beside the data's own. Test "
