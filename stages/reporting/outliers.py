@@ -14,9 +14,7 @@ def read() -> list[dict]:
 
 
 def markdown(accounts: list[dict]) -> str:
-    """A row a file: what was read, kept and dropped, and the highest cosine that was kept; "" of no file."""
-    if not accounts:
-        return ""
+    """A row a file: what was read, kept and dropped, and the highest cosine that was kept."""
     reasons = list(accounts[0]["dropped"])
     columns = ["file", "weight", "lines", "for train", "for validation"]
     columns += [*(f"dropped: {reason}" for reason in reasons), "highest cosine"]
@@ -30,7 +28,7 @@ def markdown(accounts: list[dict]) -> str:
         ]
         for account in accounts
     ]
-    return "\n### Outliers\n\n" + table_of(
+    return table_of(
         columns,
         rows,
         "Text that is known to be out of scope, which train and validation have beside the data's own. Test "
