@@ -19,7 +19,7 @@ from transformers import BertForSequenceClassification
 
 from stages import benchmark, compress, evaluate, load_test, report, runtime, select, teacher
 from stages.core.model_folder import TOKENIZER
-from stages.data import domains, tables
+from stages.data import domains, outliers, tables
 from stages.measurement import identity
 from stages.techniques import distill
 from stages.techniques.distill import from_teacher_layers
@@ -37,6 +37,7 @@ def project(tmp_path, monkeypatch):
     table = pd.DataFrame(QUERIES.items(), columns=["text", "intent"])
     tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS)
     domains.write({"banking": ["transfer", "balance"]})
+    outliers.write([])
     for name, model in (("bert", tiny_bert()), ("distilbert", tiny_distilbert())):
         save_as_hub(model, word_tokenizer(), tmp_path / name)
 
@@ -395,8 +396,11 @@ def test_the_calibrated_model_is_timed_loaded_and_reported(project, capsys):
 
     load_test.main()
     select.main()
+    counts = {"weight": 1.0, "read": 9, "train": 7, "validation": 1, "highest_cosine": 0.8}
+    outliers.write([{"path": "near.txt", **counts, "dropped": {"in train": ["my balance"]}}])
     report.main()
     folder = Path("metrics/sample")
+    assert "| near.txt | 1 | 9 | 7 | 1 | 1 | 0.80 |" in (folder / "README.md").read_text()
     definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]
     outputs = {next(iter(out)).split("/")[-1] for out in definition["outs"] + definition["metrics"]}
     assert {path.name for path in folder.iterdir()} == outputs
@@ -457,7 +461,8 @@ def test_no_file_holds_nan(out_of_scope, project, capsys):
     folder = Path("metrics/sample")
     assert {folder / "summary.json", folder / "tables/load_test.json"} <= set(strictly_read())
     assert strictly_read()[Path("load_test/service.json")]["p99_ms"] is None
-    assert "No model has an out-of-scope threshold" in (folder / "README.md").read_text()
+    written = (folder / "README.md").read_text()
+    assert "No model has an out-of-scope threshold" in written and "Outliers" not in written
     assert "without an out-of-scope threshold" in capsys.readouterr().out
 
 

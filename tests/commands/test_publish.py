@@ -73,6 +73,16 @@ def written(parent, folder):
     export.apply(parent, folder, Export(parent=parent.name))
 
 
+def test_the_licence_of_outliers(best, intents):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    near = "stages/data/near_misses/clinc150.yaml"
+    values["data"] |= {"outliers": [{"path": near}, {"path": "mine.txt"}], "outliers_path": "mine.txt"}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    intents("publish", "--output", "out")
+    said = f"Apache-2.0; and {near}, CC BY 4.0; and mine.txt, **state its licence here**."
+    assert said in Path("out/README.md").read_text()
+
+
 KINDS = {  # what the chain of techniques makes of the parent, and the library of others that reads it
     "torch": ("transformers", "student"),
     "packed": ("intent-compressor", "student", sparse_storage.pack),

@@ -135,6 +135,15 @@ def test_a_stage_without_models_may_be_left_out(load):
         ("load_test.scenarios", [ONE, ONE], "load_test.scenarios: the names one, one should differ"),
         ("load_test.scenarios", {"one": {}}, "load_test.scenarios: should be a list of scenarios, each with"),
         ("load_test.scenarios", [{**ONE, "model": "x"}], "load_test.scenarios: one has model 'x', which is"),
+        ("data.out_of_scope_weight", 0, "data.out_of_scope_weight is 0: "),
+        ("data.outliers", [{"weight": 1.0}], "data.outliers.0.path is missing"),
+        ("data.outliers", [{"path": "x", "held_out": 1.0}], "data.outliers.0.held_out is 1.0: "),
+        ("data.outliers", [{"path": "x", "max_similarity": 2}], "data.outliers.0.max_similarity is 2: "),
+        (
+            "data.outliers",
+            [{"path": "mine/a.txt"}],
+            "data: outliers has mine/a.txt, and DVC watches stages/data/near_misses: set outliers_path to",
+        ),
         # misspelt
         ("epochs", 3, f"no parameter 'epochs' here; there are {TOP}"),
         ("distill.epoch", 3, "distill: no parameter 'epoch' here; there are epochs, batch_size, "),
@@ -192,6 +201,30 @@ def test_a_bad_value_is_one_line(load, key, value, message):
     assert line.startswith("params.yaml")
     assert message in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "changes", [{"outliers": [{"path": "stages/data/x.txt"}]}, {"out_of_scope_weight": 4.0}]
+)
+def test_outliers_need_a_label(load, changes):
+    values = {f"data.{key}": value for key, value in changes.items()}
+    load(values)
+    with pytest.raises(UserError, match=r"data: out_of_scope is null, and outliers .*: name their label, or"):
+        load(values | {"data.out_of_scope": None})
+
+
+def test_dvc_watches_the_first_of_the_outliers():
+    one, folder = "data.outliers=[{path: mine/a.txt}]", "data.outliers_path=mine"
+    two = "data.outliers=[{path: mine/a.txt}, {path: mine/b.txt, weight: 2}, {path: stages/data/c.txt}]"
+    assert settings.compose(["data=files", one]).data.outliers_path == "mine/a.txt"
+    assert settings.compose(["data=files", two, folder]).data.outliers[1].weight == 2.0
+    with pytest.raises(UserError, match=r"outliers has mine/b.txt, and DVC watches mine/a.txt: set"):
+        settings.compose(["data=files", two])
+    assert settings.compose(["data=sample"]).data.outliers == []
+    assert settings.compose(["experiment=book"]).data.outliers == []
+    (near,) = settings.compose(["experiment=clinc150"]).data.outliers
+    assert (near.weight, near.held_out, near.max_similarity) == (1.0, 0.1, None)
+    assert Path(near.path).exists()
 
 
 @pytest.mark.parametrize(
