@@ -65,7 +65,11 @@ def layerwise(parent: Path, settings: Distill) -> Layerwise:
     if layers is None:
         return Layerwise(encoder.load(parent), settings.layers or settings.student.layers, settings)  # type: ignore[arg-type, union-attr]
     teacher = model_folder.MODELS / "teacher"
-    if (parent / "tokenizer.json").read_bytes() != (teacher / "tokenizer.json").read_bytes():
+    ours, theirs = (
+        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) | {"truncation": None}
+        for folder in (parent, teacher)
+    )
+    if ours != theirs:
         raise UserError(
             f"{parent} and {teacher} read with different tokenizers, so hidden and relations cannot compare "
             "them: make both of one encoder, or set hidden and relations to 0"

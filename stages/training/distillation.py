@@ -88,9 +88,7 @@ class DistillationTrainer(Trainer):
             )
         if layerwise is not None:
             student: PreTrainedModel = self.model  # type: ignore[assignment]
-            loss = loss + layerwise.loss(
-                student, outputs.hidden_states, inputs, self.accelerator.autocast
-            )
+            loss = loss + layerwise.loss(student, outputs.hidden_states, inputs, self.accelerator.autocast)
         if num_items_in_batch is None:
             loss = loss / len(labels)
         else:  # counted over all processes, whose gradients are averaged
