@@ -374,6 +374,26 @@ def test_every_technique_that_trains_runs_on_two_processes(project):
     }  # fmt: skip
 
 
+@pytest.mark.slow
+def test_layers_are_taught_on_two_processes(project):
+    """With a projection, which is used outside the model's own forward pass."""
+    project(
+        teacher=READY,
+        general=ENCODER,
+        **only(
+            general={"narrow": {"layers": [0, 2], "width": 8, "relations": 0.5, "freeze_embeddings": False}},
+            distill={"distilled": {**KD, "parent": "narrow", "hidden": 1.0, "relations": 0.5}},
+        ),
+    )
+    teacher.main()
+    for command in (["stages.general", "narrow"], ["stages.compress", "distill", "distilled"]):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*TORCHRUN, "-m", *command], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert recipe("narrow")["history"] and recipe("distilled")["history"]
+    assert logits_of("models/distilled").shape == (3, 3)
+
+
 def files(folder):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 

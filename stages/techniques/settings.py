@@ -70,11 +70,13 @@ class General(LayerLosses, Training, Technique):
     """Layers of the encoder that the teacher was fine-tuned from, taught by that encoder, without labels.
 
     So it depends on no teacher. `source`, `model` and `sha256` are those of the encoder. The `width` is a
-    multiple of the size of a head; heads and, unless it is set, `feed_forward` shrink with it.
+    multiple of the size of a head; heads and, unless it is set, `feed_forward` shrink with it. `hidden` is above
+    0: relations alone would leave a part of the last layer untaught.
     """
 
     parent: Literal["teacher"] = "teacher"
     layers: Layers
+    hidden: Positive = SHARED
     width: Count | None = None
     feed_forward: Count | None = None
     freeze_embeddings: bool = SHARED
@@ -83,12 +85,6 @@ class General(LayerLosses, Training, Technique):
     sha256: str | None = SHARED
     max_length: Annotated[int, Field(ge=8, le=512)] = SHARED
     seed: Seed = 0
-
-    @model_validator(mode="after")
-    def _has_a_loss(self):
-        if not self.hidden and not self.relations:
-            raise ValueError("hidden and relations are 0: set one above 0, or nothing is learned")
-        return self
 
 
 class TeacherLayers(Section):

@@ -144,6 +144,7 @@ def distil(
             DistillationTrainingArguments,
             alpha=settings.alpha,
             temperature=settings.temperature,
+            ddp_find_unused_parameters=None if layerwise is None else False,
         ),
         train_dataset=train,
         eval_dataset=loop.encode(tables.read("validation"), tokenizer),

@@ -111,7 +111,8 @@ class Layerwise:
     def attach(self, student: PreTrainedModel, examples: Sequence[dict]) -> None:
         """Give a student of another width `hidden_projection`, one learned matrix for all its hidden states.
 
-        It starts as the least-squares fit on the hidden states of `some` examples.
+        It starts as the least-squares fit on the hidden states of `some` examples. It is used outside of the
+        student's forward pass, so several processes must not look for unused parameters.
         """
         width, wanted = student.config.hidden_size, self.teacher.config.hidden_size
         if not self.settings.hidden or width == wanted:
@@ -191,7 +192,7 @@ def imitate(
     layerwise.attach(student, train)
     trainer = LayerwiseTrainer(
         student,
-        loop.arguments(hyper, name, seed, prediction_loss_only=True),
+        loop.arguments(hyper, name, seed, prediction_loss_only=True, ddp_find_unused_parameters=False),
         train_dataset=train,
         eval_dataset=validation,
         data_collator=loop.PadToLongest(student.config.pad_token_id),

@@ -182,7 +182,7 @@ def test_a_stage_without_models_may_be_left_out(load):
         ("variants.prune.magnitude", None, "variants.prune.magnitude is None: should be a table"),
         # the layers' losses
         ("distill.hidden", -1.0, "distill.hidden is -1.0: "),
-        ("general.hidden", 0.0, "variants.general.general: hidden and relations are 0: set one above 0"),
+        ("general.hidden", 0.0, "general.hidden is 0.0: should be greater than 0"),
         ("variants.general.general.parent", "distilled", "general.parent is 'distilled': "),
         ("variants.general.general.layers", REMOVED, "variants.general.general.layers is missing"),
         ("variants.rows.general", "table", "variants: rows has 'general', which has no head yet: "),
