@@ -70,8 +70,8 @@ class General(LayerLosses, Training, Technique):
     """Layers of the encoder that the teacher was fine-tuned from, taught by that encoder, without labels.
 
     So it depends on no teacher. `source`, `model` and `sha256` are those of the encoder. The `width` is a
-    multiple of the size of a head; heads and, unless it is set, `feed_forward` shrink with it. `hidden` is above
-    0: relations alone would leave a part of the last layer untaught.
+    multiple of the size of a head; heads and, unless it is set, `feed_forward` shrink with it. `hidden` is
+    above 0: relations alone would leave a part of the last layer untaught.
     """
 
     parent: Literal["teacher"] = "teacher"

@@ -47,7 +47,7 @@ def from_teacher_layers(
     if max(layers) >= config.num_hidden_layers:
         raise UserError(
             f"a student's layers have {max(layers)}, "
-            f"and its teacher's layers are 0 to {config.num_hidden_layers - 1}"
+            f"and its teacher's layers are 0 to {config.num_hidden_layers - 1}: correct `layers`"
         )
     student = DistilBertForSequenceClassification(
         DistilBertConfig(

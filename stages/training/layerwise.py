@@ -67,7 +67,8 @@ class Layerwise:
         count = len(encoder.blocks(self.teacher))
         if max(self.layers) >= count:
             raise UserError(
-                f"a student's layers have {max(self.layers)}, and its teacher's layers are 0 to {count - 1}"
+                f"a student's layers have {max(self.layers)}, and its teacher's layers are 0 to {count - 1}: "
+                "correct `layers`"
             )
         self.teacher.eval().set_attn_implementation("eager")  # as the student, see `loop.fit`
 
