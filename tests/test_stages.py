@@ -471,6 +471,8 @@ def test_data_without_an_out_of_scope_label(project):
 SHORT = {
     "warmup": 1,
     "rounds": 2,
+    "queries": 2,
+    "reference_every": 2,
     "runs_per_round": 1,
     "batch_sizes": [1, 2],
     "batches_every": 1,
@@ -497,7 +499,9 @@ def test_the_calibrated_model_is_timed_loaded_and_reported(project, capsys):
     times = pd.read_csv("benchmark/times.csv")
     loads = ["query", "tokenization", "session", "batch of 1", "batch of 2"]
     assert times.groupby(["model", "load"]).size().to_dict() == {
-        (name, load): 2 for name in ("teacher", "bert-base-shape") for load in loads
+        **{(name, load): 2 for name in ("teacher", "bert-base-shape") for load in loads},
+        ("teacher", "test query"): 4,
+        ("bert-base-shape", "test query"): 2,
     }
     summary = pd.read_csv("benchmark/latency.csv", index_col="model")
     assert set(summary.index) == {"teacher", "bert-base-shape"}

@@ -111,11 +111,22 @@ class Benchmark(Section):
     threads: Count
     warmup: Annotated[int, Field(ge=0)]
     rounds: Count
+    queries: Count
+    reference_every: Count
     runs_per_round: Count
     batch_sizes: Annotated[list[Count], Field(min_length=1)]
     batches_every: Count
     starts: Annotated[int, Field(ge=0)]
     reference: BertShape
+
+    @model_validator(mode="after")
+    def _reference_in_every_round(self):
+        if self.reference_every > self.queries:
+            raise ValueError(
+                f"reference_every ({self.reference_every}) must be at most queries ({self.queries}): the "
+                "reference answers in every round"
+            )
+        return self
 
 
 class Scenario(Section):
@@ -154,9 +165,26 @@ class Select(Section):
     tolerance: Fraction
 
 
+class Published(Section):
+    """An accuracy, as a fraction, that `source` gives."""
+
+    label: Annotated[str, Field(min_length=1)]
+    accuracy: Fraction
+    source: Annotated[str, Field(min_length=1)]
+
+
 class Report(Section):
     folder: str
     beside: str | None
+    published: list[Published] | None
+
+
+class Limits(Section):
+    """Of a headline row: MB of 2^20 bytes at most, and speed-ups over BERT-base's shape at least."""
+
+    size_mb: Positive
+    speedup: Positive
+    speedup_low: Positive | None = None
 
 
 class Launch(Section):
@@ -293,6 +321,7 @@ class Params(Sections):  # type: ignore[valid-type, misc]
     load_test: LoadTest
     select: Select
     report: Report
+    headline: Annotated[dict[Name, Limits], Field(min_length=1)]
     launch: Launch
     gate: Gate
     search: Search

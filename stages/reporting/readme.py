@@ -2,7 +2,10 @@
 
 # The pictures of each section, and what they show.
 PICTURES = {
-    "Results": {"accuracy_latency": "Calibrated test accuracy against the latency of one query. Area: size."},
+    "Results": {
+        "accuracy_latency": "Calibrated test accuracy against the mean latency of a test query. Area: size. "
+        "The line joins the models that no other beats on both."
+    },
     "Calibration": {"calibration": "Left: reliability. Right: out-of-scope queries by threshold."},
     "Size": {"sizes": "Where the bytes are."},
     "Load test": {"load_test": "Throughput step by step, and latency under load."},
@@ -15,8 +18,8 @@ PICTURES = {
     "Training": {"training": "Training loss and validation accuracy by epoch."},
 }
 METHOD = """Every model answers the same queries in one process, in rounds, in a random order within a
-round. A speed-up is the median over rounds of the ratio within a round, because a shared machine can be
-twice as slow a minute later. The intervals cover noise within one run; two runs differ by more.
+round. Speed-ups are ratios within a round, because a shared machine can be twice as slow a minute later.
+The intervals cover noise within one run; two runs differ by more.
 `bert-base-shape` has BERT-base's architecture and untrained weights, and is timed in the same rounds.
 """
 TABLES = """| table | what |

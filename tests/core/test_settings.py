@@ -121,6 +121,19 @@ def test_a_stage_without_models_may_be_left_out(load):
         ("calibrate.out_of_scope_share", 1.0, "calibrate.out_of_scope_share is 1.0: "),
         ("benchmark.batch_sizes", [1, 0], "benchmark.batch_sizes.1 is 0: "),
         (
+            "benchmark.reference_every",
+            13,
+            "benchmark: reference_every (13) must be at most queries (12): the reference answers in every",
+        ),
+        (
+            "report.published",
+            [{"label": "x", "accuracy": 91.5, "source": "y"}],
+            "report.published.0.accuracy is",
+        ),
+        ("headline", {}, "headline is {}: "),
+        ("headline.fast.size_mb", 0, "headline.fast.size_mb is 0: "),
+        ("headline.fast.size", 8, "headline.fast: no parameter 'size' here; there are size_mb, speedup, "),
+        (
             "benchmark.reference.hidden_size",
             770,
             "hidden_size (770) must be a multiple of num_attention_heads",
