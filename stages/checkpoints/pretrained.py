@@ -18,6 +18,7 @@ from stages.checkpoints import encoder
 from stages.core import processes
 from stages.core.errors import UserError
 from stages.core.settings import Pretrained
+from stages.techniques.settings import General
 
 WITHOUT_A_HUB = (
     "name a local folder that holds it, or choose teacher=minilm and student=teacher-layers, "
@@ -27,7 +28,7 @@ WITHOUT_A_TOKENIZER = "choose a model that comes with its own tokenizer"
 INPUTS = ["input_ids", "attention_mask"]
 
 
-def locate(teacher: Pretrained) -> str:
+def locate(teacher: Pretrained | General) -> str:
     """The folder or the hub name that `from_pretrained` takes, its checksum verified if one is given."""
     if teacher.source == "hub":
         return teacher.model

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from stages.core.errors import UserError
 from stages.core.section import Count, Fraction, Name, Positive, Section, Seed, SplitFraction
-from stages.techniques.settings import TECHNIQUES, Technique, Training
+from stages.techniques.settings import TECHNIQUES, Distill, Technique, Training
 
 # A name in the data: `data.out_of_scope=42` is the label "42".
 DataName = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
@@ -329,6 +329,26 @@ class Variants(Section):
                 raise ValueError(f"there is no model {name!r}; there are {', '.join(names)}")
         if "teacher" not in self.table:
             raise ValueError("rows must have 'teacher: table', which the others are compared with")
+        return self
+
+    @model_validator(mode="after")
+    def _general_students_are_distilled(self):
+        general = {name for name, stage in self.stages.items() if stage == "general"}
+        if rows := sorted(general & {*self.rows}):
+            raise ValueError(
+                f"rows has {rows[0]!r}, which has no head yet: name a model that distill makes of it"
+            )
+        for name, parent in self.parents.items():
+            child = self.models[name]
+            if parent not in general:
+                continue
+            if not isinstance(child, Distill):
+                raise ValueError(f"{name} has parent {parent!r}, which has no head yet: distill it first")
+            if child.layers or child.student.init == "hub":
+                raise ValueError(
+                    f"{name} has parent {parent!r}, which is the student: remove `layers`, and choose "
+                    "student=teacher-layers"
+                )
         return self
 
 

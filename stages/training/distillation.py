@@ -13,6 +13,7 @@ from stages.checkpoints import encoder
 from stages.data import tables
 from stages.techniques.settings import Distillation, Training
 from stages.training import loop
+from stages.training.layerwise import Layerwise
 
 TEACHER_LOGITS = Path("logits/train.npy")
 
@@ -56,26 +57,38 @@ class DistillationTrainingArguments(TrainingArguments):
 class DistillationTrainer(loop.WeightedTrainer):
     """A WeightedTrainer whose batches carry `teacher_logits`, shape (batch, labels), computed beforehand.
 
-    `penalty()`, a scalar, is added to the loss. Batches without teacher logits (evaluation) are
-    scored by cross entropy alone.
+    `penalty()`, a scalar, and the losses of `layerwise` are added to the loss. Batches without teacher
+    logits (evaluation) are scored by cross entropy alone.
     """
 
     args: DistillationTrainingArguments
 
-    def __init__(self, *args, penalty: Callable[[], torch.Tensor] | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        penalty: Callable[[], torch.Tensor] | None = None,
+        layerwise: Layerwise | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         self.penalty = penalty
+        self.layerwise = layerwise
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels, weight = inputs.pop("labels"), inputs.pop("weight", None)
         teacher_logits = inputs.pop("teacher_logits", None)
-        outputs = model(**inputs)
+        layerwise = None if teacher_logits is None else self.layerwise
+        outputs = model(**inputs, output_hidden_states=layerwise is not None)
         if teacher_logits is None:
             losses = F.cross_entropy(outputs.logits, labels, reduction="none")
         else:
             losses = distillation_loss(
                 outputs.logits, teacher_logits, labels, self.args.alpha, self.args.temperature, "none"
             )
+        if layerwise is not None:
+            student: PreTrainedModel = self.model  # type: ignore[assignment]
+            states = outputs.hidden_states
+            losses = losses + layerwise.losses(student, states, inputs, self.accelerator.autocast)
         loss = self.weighted_mean(losses, weight, num_items_in_batch)
         if teacher_logits is not None and self.penalty is not None:
             loss = loss + self.penalty() / self.current_gradient_accumulation_steps
@@ -104,16 +117,21 @@ def distil(
     callbacks: Sequence[TrainerCallback] = (),
     optimizer: torch.optim.Optimizer | None = None,
     penalty: Callable[[], torch.Tensor] | None = None,
+    layerwise: Layerwise | None = None,
 ) -> list[dict]:
     """Train `student` in place on data/, under the `name` of its checkpoints, and return the epochs' history.
 
     `tokenizer` is the folder of the tokenizer that it reads with, the teacher's or its own: the soft targets
     are the teacher's logits over the training split, cached by query. `hyper` replaces the hyper-parameters
     of `settings`. AdamW, unless an `optimizer` is given, on a linear learning-rate schedule. Encoder weights
-    that are zero at the start stay zero: a second technique keeps what the first has pruned.
+    that are zero at the start stay zero: a second technique keeps what the first has pruned. `layerwise`
+    teaches the layers, too.
     """
     hyper = hyper or settings
     encoder.set_dropout(student, hyper.dropout)
+    train = loop.encode(tables.read("train"), tokenizer, teacher_logits=np.load(TEACHER_LOGITS))
+    if layerwise is not None:
+        layerwise.attach(student, train)
     trainer = DistillationTrainer(
         student,
         loop.arguments(
@@ -123,13 +141,18 @@ def distil(
             DistillationTrainingArguments,
             alpha=settings.alpha,
             temperature=settings.temperature,
+            ddp_find_unused_parameters=None if layerwise is None else False,
         ),
-        train_dataset=loop.encode(tables.read("train"), tokenizer, teacher_logits=np.load(TEACHER_LOGITS)),
+        train_dataset=train,
         eval_dataset=loop.encode(tables.read("validation"), tokenizer),
         data_collator=loop.PadToLongest(student.config.pad_token_id),
         compute_metrics=loop.metrics,
         callbacks=[KeepZeros(student), *callbacks],
         optimizers=(optimizer, None),
         penalty=penalty,
+        layerwise=layerwise,
     )
-    return loop.fit(trainer, identity=f"{hyper} {settings}")
+    history = loop.fit(trainer, identity=f"{hyper} {settings}")
+    if layerwise is not None:
+        layerwise.detach(student)
+    return history

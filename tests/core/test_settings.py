@@ -11,8 +11,11 @@ from stages.techniques.settings import Distill, MagnitudePruning, SoftMovementPr
 ROOT = Path(__file__).parents[2]
 REMOVED = object()
 ONE = {"name": "one", "model": "teacher"}
-MODELS = "teacher, distilled, magnitude, structured, structured-vocabulary, "
-TOP = "distill, prune, structured, vocabulary, qat, export, quantize, pack, data, teacher, variants, "
+KD = {"alpha": 0.1, "temperature": 4.0}
+MODELS = "teacher, general, distilled, from-general, magnitude, structured, structured-vocabulary, "
+TOP = (
+    "general, distill, prune, structured, vocabulary, qat, export, quantize, pack, data, teacher, variants, "
+)
 
 
 @pytest.fixture
@@ -22,6 +25,8 @@ def load(tmp_path, monkeypatch):
 
     def run(changes):
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
+        values["variants"] |= {"general": {"general": {"layers": [0, 5]}}}
+        values["variants"]["distill"]["from-general"] = KD | {"parent": "general"}
         for key, value in changes.items():
             *sections, last = key.split(".")
             inner = values
@@ -70,6 +75,23 @@ def test_a_lineage_starts_with_the_teacher(load):
     assert [step["stage"] for step in steps] == ["teacher", "distill", "export", "quantize"]
     assert [step["name"] for step in steps] == ["teacher", "distilled", "distilled-ort", "distilled-ort-int8"]
     assert (steps[1]["alpha"], steps[3]["method"]) == (0.1, "dynamic")
+
+
+def test_a_general_student_is_part_of_a_lineage_and_keeps_its_seed(load):
+    variants = load({"seed": 3}).variants
+    assert [step["name"] for step in variants.lineage("from-general")] == [
+        "teacher", "general", "from-general",
+    ]  # fmt: skip
+    assert variants.models["general"].seed == 0
+    assert variants.models["from-general"].seed == 3
+
+
+def test_a_student_from_the_hub_learns_no_layers(load):
+    hub = {"init": "hub", "model": "x", "freeze_embeddings": False}
+    with pytest.raises(UserError, match="token by token, and a student from the hub has its own"):
+        load({"distill.student": hub, "distill.hidden": 1.0})
+    with pytest.raises(UserError, match="from-general has parent 'general', which is the student"):
+        load({"distill.student": hub})
 
 
 def test_a_stage_without_models_may_be_left_out(load):
@@ -147,7 +169,7 @@ def test_a_stage_without_models_may_be_left_out(load):
         # misspelt
         ("epochs", 3, f"no parameter 'epochs' here; there are {TOP}"),
         ("distill.epoch", 3, "distill: no parameter 'epoch' here; there are epochs, batch_size, "),
-        ("variants.clip", {}, "variants: no parameter 'clip' here; there are distill, prune, "),
+        ("variants.clip", {}, "variants: no parameter 'clip' here; there are general, distill, "),
         ("variants.distill.distilled.alfa", 0.5, "variants.distill.distilled: no parameter 'alfa' here; "),
         ("data.hub", "clinc_oos", "data: no parameter 'hub' here; there are path, out_of_scope, "),
         (
@@ -180,6 +202,22 @@ def test_a_stage_without_models_may_be_left_out(load):
             "no parameter 'sparsity' here; there are parent, ",
         ),
         ("variants.prune.magnitude", None, "variants.prune.magnitude is None: should be a table"),
+        # the layers' losses
+        ("distill.hidden", -1.0, "distill.hidden is -1.0: "),
+        ("general.hidden", 0.0, "general.hidden is 0.0: should be greater than 0"),
+        ("variants.general.general.parent", "distilled", "general.parent is 'distilled': "),
+        ("variants.general.general.layers", REMOVED, "variants.general.general.layers is missing"),
+        ("variants.rows.general", "table", "variants: rows has 'general', which has no head yet: "),
+        (
+            "variants.prune.magnitude.parent",
+            "general",
+            "variants: magnitude has parent 'general', which has no head yet: distill it first",
+        ),
+        (
+            "variants.distill.from-general.layers",
+            [0],
+            "variants: from-general has parent 'general', which is the student: remove `layers`",
+        ),
         # missing
         ("seed", REMOVED, "seed is missing"),
         ("distill", REMOVED, "distill.epochs is missing"),

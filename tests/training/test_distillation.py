@@ -1,3 +1,4 @@
+import contextlib
 import copy
 
 import numpy as np
@@ -5,8 +6,10 @@ import pytest
 import torch
 from conftest import tiny_distilbert
 
+from stages.techniques.settings import LayerLosses
 from stages.training import loop
 from stages.training.distillation import DistillationTrainer, DistillationTrainingArguments, distillation_loss
+from stages.training.layerwise import Layerwise
 
 STUDENT = [[1.0, 2.0, -1.0], [0.5, 0.0, 0.3]]
 TEACHER = [[2.0, 1.0, 0.0], [-1.0, 0.2, 3.0]]
@@ -139,6 +142,25 @@ def test_training_loss_is_the_loss(tmp_path, penalty, added):
     labels = torch.tensor([row["labels"] for row in rows])
     expected = distillation_loss(logits, teacher, labels, 0.3, 2.0).item()
     assert run.state.log_history[0]["loss"] == pytest.approx(expected + added, rel=1e-4)
+
+
+def test_the_layers_losses_are_added_once_for_each_query(bert, tmp_path):
+    """In a training of one batch or of three, and to the loss of the logits."""
+    losses = []
+    for layerwise in (None, Layerwise(bert, [0], LayerLosses(hidden=0.5, relations=0.3))):
+        for size, steps in ((24, 1), (10, 3)):
+            run = trainer(
+                tmp_path, examples(), learning_rate=0.0, num_train_epochs=1,
+                per_device_train_batch_size=size, gradient_accumulation_steps=steps,
+            )  # fmt: skip
+            run.layerwise = layerwise
+            run.train()
+            losses.append(run.state.log_history[0]["loss"])
+    batch = loop.PadToLongest(0)([{"input_ids": row["input_ids"]} for row in examples()])
+    states = run.model.eval()(**batch, output_hidden_states=True).hidden_states
+    added = layerwise.losses(run.model, states, batch, contextlib.nullcontext).sum().item() / 24
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2:] == pytest.approx([losses[0] + added] * 2, rel=1e-4)
 
 
 def test_evaluation_needs_no_teacher(tmp_path):
