@@ -438,7 +438,9 @@ def test_evaluation_says_who_leaves_where(project, name):
         teacher=READY,
         distill={"student": HUB_STUDENT, "epochs": 1},
         exits={"epochs": 1, "max_error": 1.0},
-        variants={
+        variants={stage: {} for stage in TECHNIQUES}
+        | {
+            "distill": {"distilled": ALONE},
             "exits": {"early": {"alpha": 0.5, "temperature": 2.0, "parent": "distilled", "layers": [0]}},
             "export": {"early-ort": {"parent": "early"}},
             "rows": {"teacher": "table", name: "table"},

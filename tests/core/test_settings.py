@@ -98,17 +98,22 @@ def test_a_student_from_the_hub_learns_no_layers(load):
 @pytest.mark.parametrize(
     ("stage", "line", "message"),
     [
-        ("qat", KD, "qat.later would train early on, whose exits were chosen for its weights: give it the"),
+        (
+            "structured",
+            {**KD, "heads": 0.5, "feed_forward": 0.5},
+            "structured.later would train early on, whose exits were chosen for its weights: give it the",
+        ),
         ("export", {"method": "traced"}, "export.later would lose the exits of early: remove method: traced"),
     ],
 )
 def test_exits_come_last_of_trainings(load, stage, line, message):
     exits = {"early": {**KD, "parent": "distilled", "layers": [2, 0]}}
     assert load({"variants.exits": exits}).variants.models["early"].layers == [0, 2]
-    vocabulary = {"smaller": {"parent": "early", "vocab_size": 0}}
-    later = {"later": {**line, "parent": "smaller"}}
+    smaller = {"parent": "early", "vocab_size": 0}
+    later = {**line, "parent": "smaller"}
+    changes = {"variants.vocabulary.smaller": smaller, f"variants.{stage}.later": later}
     with pytest.raises(UserError, match=message):
-        load({"variants.exits": exits, "variants.vocabulary": vocabulary, f"variants.{stage}": later})
+        load({"variants.exits": exits, **changes})
 
 
 def test_one_exit_a_layer(load):
