@@ -25,7 +25,7 @@ ACTIVATIONS = {"Tanh": nn.Tanh, "Relu": nn.ReLU}
 
 
 class Exit(nn.Module):
-    """A head like the classifier's own, over the first token, or over the mean of the embeddings."""
+    """A head like the classifier's own, over the mean of the tokens: early on, the first knows little."""
 
     def __init__(self, config: PretrainedConfig, layer: int):
         super().__init__()
@@ -38,11 +38,9 @@ class Exit(nn.Module):
 
     def forward(self, states: tuple[torch.Tensor, ...], attention_mask: torch.Tensor) -> torch.Tensor:
         """Logits (batch, labels) of the `states` (batch, length, width) of the embeddings and each layer."""
-        read = states[self.layer]
-        if self.layer:
-            return self.classifier(self.activation(self.dense(read[:, 0])))
-        weights = attention_mask[..., None].to(read.dtype)
-        mean = (weights * read).sum(1) / weights.sum(1)
+        tokens = states[self.layer]
+        weights = attention_mask[..., None].to(tokens.dtype)
+        mean = (weights * tokens).sum(1) / weights.sum(1)
         return self.classifier(self.activation(self.dense(mean)))
 
 

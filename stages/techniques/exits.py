@@ -113,15 +113,16 @@ def choose(
     weights: np.ndarray,
     max_error: float,
 ) -> tuple[float, list[float], float]:
-    """The lowest threshold that costs at most `max_error`; the weight that leaves at each exit; the cost.
+    """The lowest threshold that keeps to `max_error`; the weight that leaves at each exit; the error.
 
     `exit_logits` has shape (exits, queries, labels), on one scale. `full` says which queries the last layer,
-    calibrated, answers rightly, and `weights` what they count. The cost is the accuracy lost where those that
-    leave get their exit's answer. One threshold serves all exits: on one scale, the last query to leave is
-    as uncertain at each of them.
+    calibrated, answers rightly, and `weights` what they count. The error is the weight of those among them
+    that leave with a wrong answer. Right answers that an exit adds do not make up for it: on a few hundred
+    queries they do so by chance. One threshold serves all exits: on one scale, the last query to leave is as
+    uncertain at each of them.
     """
     confidence = exits.confidence(exit_logits, out_of_scope)
-    lost = weights * (full.astype(float) - (exit_logits.argmax(axis=-1) == labels))
+    lost = weights * (full & (exit_logits.argmax(axis=-1) != labels))
     levels = np.unique(confidence[confidence > 0]).tolist()
     for below, level in zip([0.0, *levels], levels, strict=False):
         sure = confidence >= np.float32(level)

@@ -180,8 +180,7 @@ def _exit(g: Graph, encoder: Encoder, x: str, mask: str, passed: int, outputs: S
     exits = encoder.exits or {}
     labels, out_of_scope = len(g.weights["classifier.bias"]), exits["out_of_scope"]
     head = f"exits.{exits['layers'][passed]}"
-    read = _first(g, x) if exits["layers"][passed] else _mean(g, x, mask)
-    pooled = g.add(encoder.family.activation, g.dense(read, f"{head}.dense"))
+    pooled = g.add(encoder.family.activation, g.dense(_mean(g, x, mask), f"{head}.dense"))
     logits = g.dense(pooled, f"{head}.classifier")
     probabilities = g.add("Softmax", logits, axis=-1)
     if out_of_scope is not None:
@@ -218,11 +217,6 @@ def _exit(g: Graph, encoder: Encoder, x: str, mask: str, passed: int, outputs: S
         then_branch=rest.as_branch(_outputs(answers, labels)),
         else_branch=leave.as_branch(_outputs(left, labels)),
     )
-
-
-def _first(g: Graph, x: str) -> str:
-    """The hidden states of the first token."""
-    return g.add("Gather", x, g.constant("zero", 0), axis=1)
 
 
 def _mean(g: Graph, x: str, mask: str) -> str:

@@ -209,9 +209,9 @@ class QuantizationAwareTraining(Int8Weights, Distillation):
 class Exits(Distillation):
     """Heads after so many `layers` each (0: over the embeddings), where queries leave that they are sure of.
 
-    The encoder is trained with the heads (`joint`), or stays as it is, head included. The threshold costs at
-    most `max_error` of the calibrated accuracy expected at `out_of_scope_share`, on validation. `scores` are
-    those that an out-of-scope threshold is chosen from.
+    The encoder and its own head are trained too (`joint`), or stay as they are. Of validation, weighed by
+    `out_of_scope_share`, at most `max_error` leaves with a wrong answer where the last layer, calibrated by
+    the best of `scores`, has the right one.
     """
 
     layers: Annotated[Layers, AfterValidator(sorted)]

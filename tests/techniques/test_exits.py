@@ -95,7 +95,7 @@ def test_torch_takes_the_first_exit_that_is_sure(tmp_path):
         tokens = torch.from_numpy(ids[row : row + 1, : mask[row].sum()])
         with torch.inference_mode():
             states = model.bert(tokens, output_hidden_states=True).hidden_states
-            read = [states[0].mean(1), states[2][:, 0]]
+            read = [states[0].mean(1), states[2].mean(1)]
             heads = [
                 head.classifier(torch.tanh(head.dense(x)))[0]
                 for head, x in zip(model.exits.values(), read, strict=True)
@@ -299,29 +299,31 @@ def validation(seed, exits_, queries=300, labels=6):
 @pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("max_error", [0.0, 0.002, 0.03])
 def test_the_threshold_keeps_to_its_error(seed, heads, max_error):
-    """Counted by hand; and no lower threshold would have kept to it."""
+    """Counted by hand, on the answers as they are served; and no lower threshold would have kept to it."""
     early, last, labels = validation(seed, heads)
     share = 0.3
     fitted = calibration.fit(last, labels, OUT_OF_SCOPE, ["probability", "margin"], share)
     weights = exits.expected(labels, OUT_OF_SCOPE, share)
 
-    def accuracy_at(threshold):
-        logits, number = leave(early, last, threshold, OUT_OF_SCOPE)
-        answers = Calibration(1.0, fitted.threshold).predict(logits)
-        right = answers == labels
-        outside = labels == OUT_OF_SCOPE
-        return (1 - share) * right[~outside].mean() + share * right[outside].mean(), number
+    whole = Calibration(1.0, fitted.threshold).predict(last) == labels
+    outside = labels == OUT_OF_SCOPE
 
-    full = Calibration(1.0, fitted.threshold).predict(last) == labels
-    threshold, left, error = exits.choose(early, full, labels, OUT_OF_SCOPE, weights, max_error)
-    none, _ = accuracy_at(exits.NEVER)
-    some, number = accuracy_at(threshold)
-    assert none - some == pytest.approx(error, abs=1e-6)
-    assert error <= max_error
-    assert left == pytest.approx([weights[number == i].sum() for i in range(heads)])
+    def expected(values):
+        return (1 - share) * values[~outside].mean() + share * values[outside].mean()
+
+    def served_at(threshold):
+        logits, number = leave(early, last, threshold, OUT_OF_SCOPE)
+        right = Calibration(1.0, fitted.threshold).predict(logits) == labels
+        return expected(whole & ~right), expected(right), number
+
+    threshold, left, error = exits.choose(early, whole, labels, OUT_OF_SCOPE, weights, max_error)
+    lost, accuracy_left, number = served_at(threshold)
+    assert error == pytest.approx(lost) and error <= max_error
+    assert accuracy_left >= expected(whole) - max_error - 1e-9
+    assert left == pytest.approx([expected(number == i) for i in range(heads)])
     levels = confidence(early, OUT_OF_SCOPE)
     for lower in np.unique(levels[(levels > 0) & (levels < threshold)]):
-        assert none - accuracy_at(lower)[0] > max_error
+        assert served_at(lower)[0] > max_error
 
 
 def test_weights_are_the_expected_traffic():
@@ -384,8 +386,8 @@ def test_exits_are_trained_and_their_threshold_holds_on_validation(project, tmp_
         accuracy.measure(values, labels, OUT_OF_SCOPE, fitted, 0.3)["expected_accuracy_calibrated"]
         for values in (outputs.logits.numpy(), logits)
     ]
-    assert expected[0] - expected[1] == pytest.approx(measured["exits"]["error"], abs=1e-6)
-    assert measured["exits"]["error"] <= 0.05
+    assert expected[0] - expected[1] <= measured["exits"]["error"] + 1e-6
+    assert 0 <= measured["exits"]["error"] <= 0.05
     weights = exits.expected(labels, OUT_OF_SCOPE, 0.3)
     for i, at in enumerate(measured["exits"]["at"]):
         assert at == {"layer": i, "left": pytest.approx(weights[number == i].sum())}
