@@ -137,6 +137,8 @@ class Reads(ast.NodeVisitor):
                 chain.pop()
             if chain[0] == "variants" and chain[1:] != ["rows"]:
                 chain = ["variants", "rows"] if chain[1:] == ["table"] else ["variants"]
+            if chain[0] == "teachers":  # which share what they do not set
+                self.chains |= {"teacher", "seed"}
             self.chains.add(".".join(chain))
         else:
             self.generic_visit(node)
@@ -165,7 +167,7 @@ def read_by(stage: str) -> set[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_what_is_read(stage):
-    params = [param.removesuffix(".${key}") for param in definition(stage)["params"]]
+    params = [param.removesuffix(".${key}") for param in definition(stage).get("params", [])]
     assert {leaf for param in params for leaf in leaves(param)} == read_by(stage)
 
 
@@ -179,7 +181,7 @@ def keys(value) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_run_cache_sees_every_param(stage):
     """It leaves out keys of these names, wherever they are: a change of one would give the old outputs."""
-    chains = [param.removesuffix(".${key}").split(".") for param in definition(stage)["params"]]
+    chains = [param.removesuffix(".${key}").split(".") for param in definition(stage).get("params", [])]
     for chain in chains:
         inner = VALUES
         for key in chain:
@@ -189,9 +191,10 @@ def test_the_run_cache_sees_every_param(stage):
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if "foreach" in STAGES[stage]])
 def test_each_variant_depends_on_its_own_values_and_parent(stage):
-    """One stage an entry of conf/variants/, which no change to another entry runs again."""
-    if STAGES[stage]["foreach"] == "${variants.rows}":
-        assert not any(param.startswith("variants") for param in definition(stage)["params"])
+    """One stage an entry of conf/variants/ or of `teachers`, which no change to another entry runs again."""
+    if STAGES[stage]["foreach"] in ("${variants.rows}", "${teachers}"):
+        params = definition(stage).get("params", [])
+        assert not {"variants", "teachers"} & {param.removesuffix(".rows") for param in params}
         return
     assert STAGES[stage]["foreach"] == f"${{variants.{stage}}}"
     assert f"variants.{stage}.${{key}}" in definition(stage)["params"]

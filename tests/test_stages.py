@@ -17,7 +17,18 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 
-from stages import benchmark, compress, evaluate, load_test, report, runtime, select, teacher
+from stages import (
+    benchmark,
+    compress,
+    evaluate,
+    load_test,
+    logits,
+    report,
+    runtime,
+    select,
+    soft_labels,
+    teacher,
+)
 from stages.core.model_folder import TOKENIZER
 from stages.data import domains, tables
 from stages.measurement import identity
@@ -56,6 +67,14 @@ HUB_STUDENT = {"init": "hub", "model": "distilbert", "freeze_embeddings": False}
 ONE = {"name": "one", "model": "teacher"}
 
 
+def teach(*names):
+    """The stages of the teachers, "teacher" and those called `names`, up to the soft labels."""
+    for name in ("teacher", *names):
+        teacher.main(name)
+        logits.main(name)
+    soft_labels.main()
+
+
 def logits_of(folder):
     return runtime.load(folder).logits(list(QUERIES))
 
@@ -67,17 +86,17 @@ def recipe(name):
 def test_a_teacher_that_is_ready(project):
     """No training; its head in the data's order; its logits over the training split are kept."""
     project(teacher=READY)
-    teacher.main()
+    teach()
     assert json.loads(Path("models/teacher/config.json").read_text())["id2label"] == {
         "0": "transfer", "1": "oos", "2": "balance",
     }  # fmt: skip
-    np.testing.assert_allclose(np.load("logits/train.npy"), logits_of("models/teacher"), atol=1e-5)
+    np.testing.assert_allclose(np.load("soft_labels/train.npy"), logits_of("models/teacher"), atol=1e-5)
     assert recipe("teacher")["history"] == []
 
 
 def test_a_teacher_that_is_fine_tuned(project):
     project(teacher={**READY, "epochs": 20, "learning_rate": 1e-2})
-    teacher.main()
+    teach()
     history = recipe("teacher")["history"]
     assert len(history) == 20
     losses = [entry["loss"] for entry in history]
@@ -86,7 +105,7 @@ def test_a_teacher_that_is_fine_tuned(project):
 
 def test_a_hubs_student(project):
     project(teacher=READY, distill={"epochs": 2, "student": HUB_STUDENT})
-    teacher.main()
+    teach()
     compress.main("distill", "distilled")
     config = json.loads(Path("models/distilled/config.json").read_text())
     assert (config["model_type"], config["n_layers"]) == ("distilbert", 1)
@@ -114,7 +133,7 @@ def test_a_student_reads_with_its_own_tokenizer(project, large, small, length, c
         distill={"student": {**HUB_STUDENT, "model": small}, "epochs": 40, "learning_rate": 3e-2},
         variants={"distill": {"distilled": ALONE}},
     )
-    teacher.main()
+    teach()
     compress.main("distill", "distilled")
     assert ids("models/teacher") == ids(large) != ids(small) == ids("models/distilled")
     answers = runtime.load("models/distilled").predict(list(QUERIES))
@@ -133,7 +152,7 @@ def test_a_student_reads_with_its_own_tokenizer(project, large, small, length, c
 def test_a_roberta_has_no_layers_for_a_distilbert(project):
     save_as_hub(tiny_roberta(), bpe_tokenizer(), "roberta")
     project(teacher={**READY, "model": "roberta"})
-    teacher.main()
+    teach()
     with pytest.raises(SystemExit, match="the teacher is a roberta: choose student=distilbert"):
         compress.main("distill", "distilled")
     assert [path.name for path in Path("models").iterdir()] == ["teacher"]
@@ -155,7 +174,7 @@ def test_a_checkpoint_of_another_task(project, model, capsys):
         teacher={**READY, "model": "sentiment", "epochs": 1},
         distill={"student": {**HUB_STUDENT, "model": "sentiment"}, "epochs": 1},
     )
-    teacher.main()
+    teach()
     compress.main("distill", "distilled")
     said = "'sentiment' was trained on 2 other labels: it gets a new head over 3\n"
     assert capsys.readouterr().out.count(said) == 2
@@ -165,7 +184,7 @@ def test_a_checkpoint_of_another_task(project, model, capsys):
         assert list(config["id2label"].values()) == LABELS.names
     project(teacher={**READY, "model": "sentiment"})
     with pytest.raises(SystemExit, match=r"'sentiment' was trained on 2 other labels .*set teacher.epochs"):
-        teacher.main()
+        teach()
 
 
 def test_a_killed_stages_scratch_is_removed_by_the_next(project):
@@ -174,7 +193,7 @@ def test_a_killed_stages_scratch_is_removed_by_the_next(project):
     left = Path(f"models/.teacher.{process.pid}.part/teacher")
     left.mkdir(parents=True)
     project(teacher=READY)
-    teacher.main()
+    teach()
     assert [path.name for path in Path("models").iterdir()] == ["teacher"]
 
 
@@ -187,7 +206,7 @@ def test_a_variants_own_layers(project, monkeypatch):
         distill={"student": layers},
         variants={"distill": {"distilled": {**kd, "layers": [0, 2]}, "fine-tuned": kd}},
     )
-    teacher.main()
+    teach()
     for name, count in (("distilled", 2), ("fine-tuned", 3)):
         compress.main("distill", name)
         assert json.loads(Path(f"models/{name}/config.json").read_text())["n_layers"] == count
@@ -210,7 +229,7 @@ def test_students_of_a_students_recipes(project):
             "qat": {"qat": kd},
         },
     )
-    teacher.main()
+    teach()
     stages = {
         "distilled": "distill",
         "magnitude": "prune",
@@ -255,7 +274,7 @@ def test_every_technique_that_trains_runs_on_two_processes(project):
         variants=rest | variants,
         load_test={"scenarios": [ONE]},
     )
-    teacher.main()
+    teach()
     for stage, lines in variants.items():
         for name in lines:
             command = [*TORCHRUN, "-m", "stages.compress", stage, name]
@@ -281,7 +300,7 @@ def measured(project, **sections):
     """The stages teacher and evaluate of a teacher that is ready, the only row."""
     defaults = {"variants": {"rows": {"teacher": "table"}}, "load_test": {"scenarios": [ONE]}}
     project(teacher=READY, **(defaults | sections))
-    teacher.main()
+    teach()
     evaluate.main("teacher")
     return json.loads(Path("evaluations/teacher/accuracy.json").read_text())
 
@@ -466,7 +485,7 @@ def test_only_cached_scenarios_of_few_queries(project):
 
 def test_a_model_that_has_diverged(project):
     project(teacher=READY, variants={"rows": {"teacher": "table"}}, load_test={"scenarios": [ONE]})
-    teacher.main()
+    teach()
     weights = load_file("models/teacher/model.safetensors")
     save_file(
         {**weights, "classifier.bias": weights["classifier.bias"] * np.nan},
@@ -510,7 +529,7 @@ def test_an_interrupted_stage_leaves_nothing_half_written(project, monkeypatch):
         "transformers.Trainer.train", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(SystemExit) as stopped:
-        teacher.main()
+        teach()
     assert stopped.value.code == 130
     assert list(Path("models").iterdir()) == []
     assert not Path("logits").exists()
@@ -519,7 +538,7 @@ def test_an_interrupted_stage_leaves_nothing_half_written(project, monkeypatch):
 def test_an_unreachable_hub_is_one_line(project, capsys):
     project(teacher={**READY, "model": "nobody/nothing"})
     with pytest.raises(SystemExit, match=r"error: cannot load 'nobody/nothing'"):
-        teacher.main()
+        teach()
 
 
 def test_a_student_of_a_student_is_refused(project):
@@ -530,6 +549,6 @@ def test_a_student_of_a_student_is_refused(project):
         Path("bert/tokenizer_config.json").read_bytes()
     )
     project(teacher={**READY, "model": "small"})
-    teacher.main()
+    teach()
     with pytest.raises(SystemExit, match="the teacher is a distilbert"):
         compress.main("distill", "distilled")

@@ -46,7 +46,8 @@ def classifier(name: str, labels: list[str], keep_head: bool = False) -> PreTrai
 
     A head of these labels, perhaps in another order, is kept, reordered to that of `labels`. Any other is
     replaced by an untrained one, which is said; with `keep_head` it is a UserError. So is an encoder that is
-    not whole.
+    not whole. Where the head of a family has a layer of its own before it, which is not trained either, that
+    layer starts as the identity, for the head to read the encoder's features as they are.
     """
     theirs, model, found = _read(name, labels)
     shapes = {key for key, *_ in found["mismatched_keys"]}
@@ -63,6 +64,9 @@ def classifier(name: str, labels: list[str], keep_head: bool = False) -> PreTrai
             "be random: choose a model that has them"
         )
     has_head = f"{layer}.weight" not in found["missing_keys"]
+    if "classifier.dense.weight" in found["missing_keys"]:
+        torch.nn.init.eye_(model.get_parameter("classifier.dense.weight"))
+        torch.nn.init.zeros_(model.get_parameter("classifier.dense.bias"))
     if set(theirs) == set(labels) and has_head and not shapes & in_head:
         order = [theirs[label] for label in labels]
         for parameter in head.parameters():

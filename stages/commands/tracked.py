@@ -23,6 +23,8 @@ def _paths(p: Params) -> Iterator[tuple[str, Path]]:
         local = p.data.local or os.environ.get("CLINC150_PATH")
         if local:
             yield "data.local" if p.data.local else "CLINC150_PATH", Path(local)
+    for file in p.data.unlabelled.files:
+        yield "data.unlabelled.files", Path(file)
     students = [getattr(technique, "student", None) for technique in p.variants.models.values()]
     names = [("data.hub", getattr(p.data, "hub", None)), ("teacher.model", p.teacher.model)]
     names += [("distill.student.model", getattr(student, "model", None)) for student in students]

@@ -57,6 +57,8 @@ def _unpacked(stem: str, count: int) -> Path:
             with zipfile.ZipFile(whole) as archive:
                 archive.extractall(scratch)
         except zipfile.BadZipFile as error:
-            raise UserError(f"{names[0]} to {names[-1]} hold no whole zip ({error}): reinstall them") from None
+            raise UserError(
+                f"{names[0]} to {names[-1]} hold no whole zip ({error}): reinstall them"
+            ) from None
         whole.unlink()
     return folder

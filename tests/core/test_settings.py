@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[2]
 REMOVED = object()
 ONE = {"name": "one", "model": "teacher"}
 MODELS = "teacher, distilled, magnitude, structured, structured-vocabulary, "
-TOP = "distill, prune, structured, vocabulary, qat, export, quantize, pack, data, teacher, variants, "
+TOP = (
+    "distill, prune, structured, vocabulary, qat, export, quantize, pack, data, teacher, teachers, variants, "
+)
 
 
 @pytest.fixture
