@@ -1,4 +1,8 @@
-"""Stage `soft_labels`: the mean of the teachers' logits, from which students learn, and how good it is."""
+"""Stage `soft_labels`: the mean of the teachers' logits, from which students learn, and how good it is.
+
+Logits of a fitted head are flatter than those of a fine-tuned model. So that all teachers have the same say,
+the logits of each are brought to the standard deviation that those of the first have over validation.
+"""
 
 import numpy as np
 
@@ -11,15 +15,18 @@ from stages.data import tables
 @command
 def main():
     p = settings.load()
-    labels = tables.read("validation")["label"]
 
     def logits(split: str) -> dict[str, np.ndarray]:
         return {name: np.load(f"logits/{name}/{split}.npy") for name in p.teachers}
 
-    def mean(split: str) -> np.ndarray:
-        return np.mean([*logits(split).values()], axis=0)
+    validation = logits("validation")
+    scales = {name: validation["teacher"].std() / values.std() for name, values in validation.items()}
 
-    answers = logits("validation") | {"mean": mean("validation")}
+    def mean(split: str) -> np.ndarray:
+        return np.mean([scales[name] * values for name, values in logits(split).items()], axis=0)
+
+    labels = tables.read("validation")["label"]
+    answers = validation | {"mean": mean("validation")}
     accuracy = {name: float((values.argmax(-1) == labels).mean()) for name, values in answers.items()}
     with replacing("soft_labels") as scratch:
         scratch.mkdir()

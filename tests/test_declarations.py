@@ -52,6 +52,14 @@ def test_every_config_is_valid(overrides, tmp_path):
     settings.load(tmp_path / "params.yaml")
 
 
+def test_a_teacher_of_the_group_joins_the_first(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    p = settings.compose(["+teacher@teachers.mpnet=mpnet", "+teachers.seed-1.seed=1"])
+    assert [*p.teachers] == ["teacher", "mpnet", "seed-1"]
+    assert (p.teachers["mpnet"].freeze_encoder, p.teachers["seed-1"].seed) == (True, 1)
+    assert p.teachers["seed-1"].model == p.teacher.model != p.teachers["mpnet"].model
+
+
 def definition(stage: str) -> dict:
     return STAGES[stage].get("do", STAGES[stage])
 

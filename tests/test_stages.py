@@ -35,6 +35,7 @@ from stages.measurement import identity
 from stages.techniques import distill
 from stages.techniques.distill import from_teacher_layers
 from stages.techniques.settings import TECHNIQUES
+from stages.training import loop
 
 ROOT = Path(__file__).parents[1]
 LABELS = tables.Labels(["transfer", "oos", "balance"], "oos")
@@ -101,6 +102,73 @@ def test_a_teacher_that_is_fine_tuned(project):
     assert len(history) == 20
     losses = [entry["loss"] for entry in history]
     assert sum(losses[-5:]) < sum(losses[:5])
+
+
+def test_the_mean_of_teachers_that_read_differently(project, capsys):
+    """Each with its own tokenizer; models/teacher stays the first; a student's recipe names them."""
+    save_as_hub(tiny_roberta(), bpe_tokenizer(), "roberta")
+    own = {"other": {"model": "roberta"}}
+    project(teacher=READY, teachers=own, distill={"student": HUB_STUDENT, "epochs": 1})
+    teach("other")
+    assert ids("models/teacher") == ids("bert") and ids("models/other") == ids("roberta")
+    logits_each = [logits_of(f"models/{name}") for name in ("teacher", "other")]
+    assert abs(logits_each[0] - logits_each[1]).max() > 0.1
+    for split in ("train", "validation"):
+        np.testing.assert_allclose(np.load(f"logits/other/{split}.npy"), logits_each[1], atol=1e-5)
+    mean = (logits_each[0] + logits_each[1] * logits_each[0].std() / logits_each[1].std()) / 2
+    np.testing.assert_allclose(np.load("soft_labels/train.npy"), mean, atol=1e-4)
+    right = {
+        name: float((logits.argmax(-1) == [0, 2, 1]).mean())
+        for name, logits in zip(("teacher", "other", "mean"), [*logits_each, mean], strict=True)
+    }
+    said = [f"{name}: {100 * accuracy:.1f}% of validation" for name, accuracy in right.items()]
+    assert capsys.readouterr().out.splitlines()[-3:] == said
+    compress.main("distill", "distilled")
+    made = recipe("distilled")["teachers"]
+    assert made["validation_accuracy"] == right
+    assert made["teachers"]["other"]["model"] == "roberta"
+
+
+def test_a_frozen_encoder_is_given_a_head(project):
+    tiny_bert().bert.save_pretrained("bert")  # without one
+    encoder = load_file("bert/model.safetensors")
+    project(teacher={**READY, "freeze_encoder": True})
+    teach()
+    weights = load_file("models/teacher/model.safetensors")
+    assert all(np.array_equal(weights[f"bert.{name}"], value) for name, value in encoder.items())
+    assert logits_of("models/teacher").argmax(-1).tolist() == [0, 2, 1]
+    assert recipe("teacher")["history"] == []
+
+
+UNLABELLED = ["send w21", "my w22 car", "a"]
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_unlabelled_text(project, learns, monkeypatch):
+    """Its soft labels are the teacher's logits, row by row; without the setting, it is left out."""
+    table = pd.DataFrame(QUERIES.items(), columns=["text", "intent"])
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS, UNLABELLED)
+    project(
+        data={"unlabelled": {"changed": 1}},
+        teacher=READY,
+        distill={"student": HUB_STUDENT, "epochs": 2, "unlabelled": learns},
+    )
+    teach()
+    expected = runtime.load("models/teacher").logits(UNLABELLED)
+    np.testing.assert_allclose(np.load("soft_labels/unlabelled.npy"), expected, atol=1e-5)
+    seen = []
+    fit = loop.fit
+    monkeypatch.setattr(
+        loop, "fit", lambda trainer, identity: seen.extend(trainer.train_dataset) or fit(trainer, identity)
+    )
+    compress.main("distill", "distilled")
+    assert [row["labels"] for row in seen] == [0, 2, 1] + 3 * [loop.UNLABELLED] * learns
+    for row, text, logits_ in zip(
+        seen, [*QUERIES, *UNLABELLED], [*logits_of("models/teacher"), *expected], strict=False
+    ):
+        assert row["input_ids"].tolist() == ids("distilbert", text)
+        np.testing.assert_allclose(row["teacher_logits"], logits_, atol=1e-5)
+    assert [entry["epoch"] for entry in recipe("distilled")["history"]] == [1, 2]
 
 
 def test_a_hubs_student(project):

@@ -90,10 +90,8 @@ def mistype(word: str, rng: random.Random) -> str:
     """The word with a letter typed twice, left out, or after the next one."""
     at = rng.randrange(len(word))
     letter, rest = word[at], word[at + 1 :]
-    typed = [letter + letter + rest]
-    if len(word) > 1:
-        typed += [rest, rest[:1] + letter + rest[1:]]
-    return word[:at] + rng.choice(typed)
+    typed = [letter + letter + rest, rest, rest[:1] + letter + rest[1:]]
+    return rng.choice([made for end in typed if (made := word[:at] + end) not in ("", word)])
 
 
 def _files(path: Path) -> list[Path]:

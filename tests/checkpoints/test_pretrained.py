@@ -143,6 +143,16 @@ def test_robertas_head_is_put_in_the_order_of_the_data(tmp_path, keep_head):
         torch.testing.assert_close(model(ids).logits, theirs(ids).logits[:, [2, 0, 1]])
 
 
+def test_an_untrained_layer_before_the_head_is_the_identity(tmp_path):
+    theirs = tiny_roberta()
+    theirs.roberta.save_pretrained(tmp_path)
+    model = pretrained.classifier(str(tmp_path), ["a", "b"]).eval()
+    ids = torch.tensor([[0, 7, 9, 2]])
+    with torch.no_grad():
+        features = theirs.roberta(ids).last_hidden_state[:, 0].tanh()
+        torch.testing.assert_close(model(ids).logits, model.classifier.out_proj(features))
+
+
 def test_robertas_head_of_other_labels(tmp_path, capsys):
     save_as_hub(tiny_roberta(["no", "yes"]), bpe_tokenizer(), tmp_path)
     model = pretrained.classifier(str(tmp_path), NAMES)
