@@ -232,16 +232,21 @@ def bert():
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """Folders `teacher` (the tiny BERT), `student` (two layers of it), and each as ONNX, `<name>-ort`."""
+    """Folders `teacher` (the tiny BERT) and `student` (two layers of it), and each as ONNX.
+
+    `<name>-ort` is written, `<name>-traced` is traced.
+    """
     from stages.core import model_folder
     from stages.techniques import export
     from stages.techniques.distill import from_teacher_layers
+    from stages.techniques.settings import Export
 
     root = tmp_path_factory.mktemp("exported")
     for name, model in (("teacher", tiny_bert()), ("student", from_teacher_layers(tiny_bert(), [0, 2]))):
         model.save_pretrained(root / name)
-        (root / f"{name}-ort").mkdir()
-        export.apply(root / name, root / f"{name}-ort")
+        for method, kind in (("written", "ort"), ("traced", "traced")):
+            (root / f"{name}-{kind}").mkdir()
+            export.apply(root / name, root / f"{name}-{kind}", Export(parent=name, method=method))
     for folder in list(root.iterdir()):
         word_tokenizer().save(str(folder / "tokenizer.json"))
         (folder / "tokenizer_config.json").write_text("{}")

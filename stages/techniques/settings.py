@@ -173,7 +173,12 @@ class QuantizationAwareTraining(Int8Weights, Distillation):
 
 @technique("export")
 class Export(Technique):
-    """The ONNX export has no settings."""
+    """An encoder of a known family is written as ONNX Runtime's own operators, or traced by torch.
+
+    Other encoders are traced. Static int8 needs a traced parent: its quantizer knows no Attention.
+    """
+
+    method: Literal["written", "traced"] = "written"
 
 
 @technique("quantize")
