@@ -326,7 +326,7 @@ def test_every_technique_that_trains_runs_on_two_processes(project):
     """One model and one history each, whose zeros and shapes are those asked for; no checkpoint is left."""
     kd = {"alpha": 0.5, "temperature": 2.0, "parent": "distilled"}
     variants = {
-        "distill": {"distilled": {**kd, "parent": "teacher"}},
+        "distill": {"distilled": {**kd, "parent": "teacher", "unlabelled": True}},
         "prune": {
             "magnitude": {**kd, "method": "magnitude-one-shot", "sparsity": 0.5},
             "movement": {**kd, "method": "movement-hard", "sparsity": 0.5},
@@ -336,7 +336,10 @@ def test_every_technique_that_trains_runs_on_two_processes(project):
         "qat": {"qat": kd},
     }
     rest = {stage: {} for stage in TECHNIQUES} | {"rows": {"teacher": "table"}}
+    table = pd.DataFrame(QUERIES.items(), columns=["text", "intent"])
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS, UNLABELLED)
     project(
+        data={"unlabelled": {"changed": 1}},
         teacher=READY,
         distill={"student": HUB_STUDENT, "epochs": 2},
         variants=rest | variants,
