@@ -10,7 +10,7 @@ from stages.core.errors import command
 def main(name: str):
     p = settings.load()
     teacher = p.teachers[name]
-    from transformers import Trainer, set_seed
+    from transformers import set_seed
 
     from stages.checkpoints import encoder, pretrained
     from stages.core import model_folder
@@ -32,7 +32,7 @@ def main(name: str):
         if teacher.epochs:
             encoder.freeze_embeddings(model, teacher.freeze_embeddings)
             encoder.set_dropout(model, teacher.dropout)
-            trainer = Trainer(
+            trainer = loop.WeightedTrainer(
                 model,
                 loop.arguments(teacher, name, teacher.seed),
                 train_dataset=train,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from stages.core.atomic import replacing
@@ -32,7 +33,7 @@ def write(
 ) -> None:
     """Write the splits: columns `text` and `intent` become `text` and `label`, the class index.
 
-    `unlabelled` are texts alone.
+    Train has a `weight` (float32) too, 1 for what comes without. `unlabelled` are texts alone.
     """
     index = {name: i for i, name in enumerate(labels.names)}
     with replacing(folder) as scratch:
@@ -40,6 +41,8 @@ def write(
         for split in SPLITS:
             table = tables[split]
             encoded = pd.DataFrame({"text": table["text"], "label": table["intent"].map(index)})
+            if split == "train":
+                encoded["weight"] = np.float32(table.get("weight", 1.0))
             encoded.to_parquet(scratch / f"{split}.parquet", index=False)
         texts = pd.DataFrame({"text": pd.Series(unlabelled, dtype="str")})
         texts.to_parquet(scratch / "unlabelled.parquet", index=False)
@@ -47,7 +50,10 @@ def write(
 
 
 def read(split: str, folder: Path | str = "data") -> pd.DataFrame:
-    """One split, columns `text` (str) and `label` (int64); of `unlabelled`, `text` alone."""
+    """One split, columns `text` (str) and `label` (int64), and of train `weight` (float32).
+
+    Of `unlabelled`, `text` alone.
+    """
     return pd.read_parquet(Path(folder) / f"{split}.parquet")
 
 
