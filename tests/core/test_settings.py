@@ -15,7 +15,6 @@ KD = {"alpha": 0.1, "temperature": 4.0}
 MODELS = "teacher, general, distilled, from-general, magnitude, structured, structured-vocabulary, "
 TOP = (
     "general, distill, prune, structured, vocabulary, qat, export, quantize, pack, data, teacher, teachers, "
-    "variants, "
 )
 
 
