@@ -1,6 +1,5 @@
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -347,9 +346,9 @@ def project(models, monkeypatch):
     labels = np.where(rng.random(60) < 0.2, rng.integers(0, 3, 60), named)  # some are wrong
     table = pd.DataFrame({"text": words, "intent": [LABELS.names[label] for label in labels]})
     tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS)
-    Path("logits").mkdir()
+    distillation.SOFT_LABELS.mkdir()
     train = tables.read("train")
-    np.save(distillation.TEACHER_LOGITS, 4 * np.eye(3, dtype=np.float32)[train["label"]])
+    np.save(distillation.SOFT_LABELS / "train.npy", 4 * np.eye(3, dtype=np.float32)[train["label"]])
     return models
 
 
