@@ -289,7 +289,7 @@ def measured(project, **sections):
 def test_a_calibrated_model_is_the_model_and_its_calibration(project):
     measured(project)
     given = files("calibrated/teacher")
-    assert set(json.loads(given.pop("calibration.json"))) == {"temperature", "threshold"}
+    assert set(json.loads(given.pop("calibration.json"))) == {"temperature", "threshold", "spread"}
     assert given == files("models/teacher")
     for split in ("validation", "test"):
         logits = np.load(f"evaluations/teacher/{split}.npy")
@@ -301,6 +301,8 @@ def test_evaluation_is_kept(project):
     assert list(result) == ["sizes", "out_of_scope_share", "validation", "test"]
     assert result["out_of_scope_share"] == pytest.approx(1 / 3)
     right = logits_of("models/teacher").argmax(-1) == [0, 2, 1]
+    spread = {result["test"].pop(f"threshold_accuracy_{end}") for end in ("low", "high")}
+    assert spread == {None}  # three queries are too few for a threshold
     assert result["test"] == pytest.approx(result["validation"])
     assert result["test"]["accuracy"] == pytest.approx(right.mean())
     assert result["test"]["oos_recall"] == float(right[2])

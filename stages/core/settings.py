@@ -78,8 +78,11 @@ class Teacher(Training):
     epochs: Annotated[int, Field(ge=0)]
 
 
+Score = Literal["probability", "energy", "margin", "energy-0.25", "energy-0.5", "energy-1"]
+
+
 class Calibrate(Section):
-    scores: Annotated[list[Literal["probability", "energy", "margin"]], Field(min_length=1)]
+    scores: Annotated[list[Score], Field(min_length=1)]
     out_of_scope_share: Annotated[float, Field(gt=0, lt=1)] | None
 
 

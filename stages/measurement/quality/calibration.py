@@ -12,6 +12,9 @@ import numpy as np
 from stages.measurement.enough import FEWEST
 from stages.runtime.calibration import SCORES, Calibration, Threshold, softmax
 
+# How often validation is drawn again, to say how sure a threshold is.
+RESAMPLES = 200
+
 
 def fit(
     logits: np.ndarray,
@@ -25,14 +28,35 @@ def fit(
 
     Of `scores`, the one kept is the one whose best threshold has the highest expected accuracy where
     a `share` of the queries is out of scope. Without `fewest` queries in scope, and as many out of it, there
-    is no threshold; without `fewest` queries, the temperature is 1. With the score "margin", and the share of
-    `labels`, that accuracy is never below the plain argmax's, which is the threshold 0.
+    is no threshold; without `fewest` queries, the temperature is 1.
     """
     temperature = fit_temperature(logits, labels) if len(labels) >= fewest else 1.0
     if out_of_scope is None or not can_learn(labels == out_of_scope, fewest):
         return Calibration(temperature, None)
-    candidates = [best_threshold(logits / temperature, labels, out_of_scope, s, share) for s in scores]
-    return Calibration(temperature, max(candidates, key=lambda pair: pair[0])[1])
+    once = np.ones((1, len(labels)))
+    return Calibration(
+        temperature, choose(logits / temperature, labels, out_of_scope, scores, share, once)[0]
+    )
+
+
+def refit(
+    logits: np.ndarray, labels: np.ndarray, fitted: Calibration, scores: Sequence[str], share: float
+) -> list[Threshold]:
+    """The thresholds that `fit` would have chosen on RESAMPLES other draws of the same queries.
+
+    Queries in scope and out of it are drawn apart, with replacement. The temperature is kept.
+    """
+    if fitted.threshold is None:
+        return []
+    outside = labels == fitted.threshold.out_of_scope
+    rng = np.random.default_rng(0)
+    counts = np.zeros((RESAMPLES, len(labels)))
+    for side in (outside, ~outside):
+        size = side.sum()
+        drawn = rng.integers(size, size=(RESAMPLES, size)) + size * np.arange(RESAMPLES)[:, None]
+        counts[:, side] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+    tempered = logits / fitted.temperature
+    return choose(tempered, labels, fitted.threshold.out_of_scope, scores, share, counts)
 
 
 def can_learn(outside: np.ndarray, fewest: int = FEWEST) -> bool:
@@ -54,35 +78,121 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return 1 / inverse
 
 
-def best_threshold(
-    logits: np.ndarray, labels: np.ndarray, out_of_scope: int, score: str, share: float
-) -> tuple[float, Threshold]:
-    """The best expected accuracy over all thresholds on `score`, and a threshold that reaches it.
+def spread(fitted: Calibration, again: list[Threshold]) -> dict[str, float] | None:
+    """How sure the threshold is, by those chosen `again`; None without a threshold.
 
-    The expected accuracy is (1 − share) · in-scope accuracy + share · out-of-scope recall.
-
-    Thresholds lie halfway between neighbouring scores; among equally good ones, the median.
+    `same_score`, the share of them with the same score; `low` and `high`, between which 95% of those lie.
     """
-    values = SCORES[score](logits, out_of_scope)
-    outside = labels == out_of_scope
-    # Sorted by score, a threshold rejects the queries before it and accepts the rest.
-    order = np.argsort(values, kind="stable")
-    right = Threshold(out_of_scope, score, -np.inf).predict(logits) == labels
-    rejected = np.concatenate([[0], np.cumsum(outside[order])])
-    accepted = right.sum() - np.concatenate([[0], np.cumsum(right[order])])
-    value = (1 - share) * accepted / (~outside).sum() + share * rejected / outside.sum()
-    edges = np.concatenate([[-np.inf], values[order], [np.inf]])
-    possible = edges[1:] > edges[:-1]
-    best = np.flatnonzero(possible & (value == value[possible].max()))
-    at = best[len(best) // 2]
-    low, high = edges[at], edges[at + 1]
-    if np.isinf(low) or np.isinf(high):
-        middle = high - 1.0 if np.isinf(low) else low + 1.0
-    else:
-        middle = (low + high) / 2
-        if values.dtype.type(middle) <= low:  # neighbouring floats
-            middle = high
-    return float(value[at]), Threshold(out_of_scope, score, float(middle))
+    if fitted.threshold is None:
+        return None
+    values = [t.value for t in again if t.score == fitted.threshold.score] or [fitted.threshold.value]
+    low, high = np.percentile(values, [2.5, 97.5])
+    same = np.mean([t.score == fitted.threshold.score for t in again])
+    return {"same_score": float(same), "low": float(low), "high": float(high)}
+
+
+def choose(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    out_of_scope: int,
+    scores: Sequence[str],
+    share: float,
+    counts: np.ndarray,
+) -> list[Threshold]:
+    """The best score and its threshold for each row of `counts`, shape (draws, queries).
+
+    A row says how often each query was drawn, with as many draws in scope and out of it as there are queries.
+    """
+    curves = [Curve(logits, labels, out_of_scope, score, share) for score in scores]
+    expected, values = zip(*(curve.thresholds(counts) for curve in curves), strict=True)
+    best = np.argmax(expected, axis=0)
+    return [
+        Threshold(out_of_scope, scores[score], float(values[score][draw])) for draw, score in enumerate(best)
+    ]
+
+
+class Curve:
+    """The accuracy expected by the threshold on one score, and the threshold to choose.
+
+    It is (1 − share) · in-scope accuracy + share · out-of-scope recall.
+    """
+
+    def __init__(self, logits: np.ndarray, labels: np.ndarray, out_of_scope: int, score: str, share: float):
+        values = SCORES[score](logits, out_of_scope)
+        outside = labels == out_of_scope
+        right = Threshold(out_of_scope, score, -np.inf).predict(logits) == labels
+        gains = np.where(outside, share / outside.sum(), (1 - share) * right / (~outside).sum())
+        # Sorted by score, a threshold refuses the queries before it and accepts the rest.
+        self.order = np.argsort(values, kind="stable")
+        self.values, self.outside, self.gains = values[self.order], outside[self.order], gains[self.order]
+        self.edges = np.concatenate([[-np.inf], self.values, [np.inf]], dtype=values.dtype)
+        # Two standard errors of the accuracy, where half of the queries out of scope are refused.
+        self.error = share / outside.sum() ** 0.5
+        self.mean, self.width = values.mean(dtype=float), values.std(dtype=float) or 1.0
+        self.line = np.zeros((2, 1))
+        self.line = self._line(self.gains[None], steps=20)
+
+    def thresholds(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The best expected accuracy and the threshold to choose, for each row of `counts`, as in `choose`.
+
+        The best of all thresholds follows the chance of a few queries. Over other queries the `even` one does
+        better, so it is chosen, unless it is worse by `error` on these.
+        """
+        gains = counts[:, self.order] * self.gains
+        expected = self.expected(gains)
+        top, best = self.best(expected)
+        even = self.even(gains)
+        refused = np.searchsorted(self.values, even)
+        near = expected[np.arange(len(counts)), refused] >= top - self.error
+        return top, np.where(near & np.isfinite(even), even, best)
+
+    def expected(self, gains: np.ndarray) -> np.ndarray:
+        """The expected accuracy where the first 0, 1, … queries are refused, shape (draws, queries + 1).
+
+        It is -inf where no threshold does so, between equal scores. `gains`, shape (draws, queries), are what
+        the right answer to each query adds to it, sorted by score.
+        """
+        accepted = (gains * ~self.outside).sum(axis=1, keepdims=True)
+        steps = np.concatenate([accepted, np.where(self.outside, gains, -gains)], axis=1)
+        return np.where(self.edges[1:] > self.edges[:-1], steps.cumsum(axis=1), -np.inf)
+
+    def best(self, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The best of the `expected` accuracies and the median of the thresholds that reach it.
+
+        A threshold lies halfway between neighbouring scores, or 1 beyond the first or the last.
+        """
+        top = expected.max(axis=1)
+        ties = (expected > top[:, None] - 1e-9).cumsum(axis=1)
+        at = (ties > ties[:, -1:] // 2).argmax(axis=1)
+        low, high = self.edges[at], self.edges[at + 1]
+        low, high = np.where(np.isinf(low), high - 2, low), np.where(np.isinf(high), low + 2, high)
+        middle = low + (high - low) / 2
+        return top, np.where(middle <= low, high, middle)  # of neighbouring floats there is no middle
+
+    def even(self, gains: np.ndarray) -> np.ndarray:
+        """Where a logistic regression of "in scope" on the score is even (Platt, 1999), shape (draws,).
+
+        Each query weighs its gain. NaN where the log-odds do not rise.
+        """
+        offset, slope = self._line(gains, steps=2)
+        even = self.mean - self.width * offset / np.where(slope > 0, slope, np.nan)
+        return even.astype(self.values.dtype)
+
+    def _line(self, gains: np.ndarray, steps: int) -> np.ndarray:
+        """Offset and slope of the log-odds by the standardised score, shape (2, draws).
+
+        By Newton's steps from `line`, which is that of each query once.
+        """
+        x = (self.values.astype(float) - self.mean) / self.width
+        offset, slope = self.line
+        for _ in range(steps):
+            p = (1 + np.tanh((offset[:, None] + slope[:, None] * x) / 2)) / 2
+            error, curvature = gains * (~self.outside - p), gains * p * (1 - p)
+            a, b, c = curvature.sum(axis=1) + 1e-6, curvature @ x, curvature @ x**2 + 1e-6
+            g, h = error.sum(axis=1), error @ x
+            offset = offset + np.clip((c * g - b * h) / (a * c - b * b), -2, 2)
+            slope = slope + np.clip((a * h - b * g) / (a * c - b * b), -2, 2)
+        return np.stack([offset, slope])
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
