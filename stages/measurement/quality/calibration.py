@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stages.measurement.enough import FEWEST
-from stages.runtime.calibration import SCORES, Calibration, Threshold, softmax
+from stages.runtime.calibration import SCORES, Calibration, Threshold, in_scope, softmax
 
 # How often validation is drawn again, to say how sure a threshold is.
 RESAMPLES = 200
@@ -24,11 +24,11 @@ def fit(
     share: float,
     fewest: int = FEWEST,
 ) -> Calibration:
-    """The calibration that does best on `logits`, shape (queries, labels), and `labels`, (queries,).
+    """Temperature and threshold for `logits`, shape (queries, labels), and `labels`, (queries,).
 
-    Of `scores`, the one kept is the one whose best threshold has the highest expected accuracy where
-    a `share` of the queries is out of scope. Without `fewest` queries in scope, and as many out of it, there
-    is no threshold; without `fewest` queries, the temperature is 1.
+    The threshold is for the accuracy expected where a `share` of the queries is out of scope (`choose`).
+    Without `fewest` queries in scope, and as many out of it, there is no threshold; without `fewest` queries,
+    the temperature is 1.
     """
     temperature = fit_temperature(logits, labels) if len(labels) >= fewest else 1.0
     if out_of_scope is None or not can_learn(labels == out_of_scope, fewest):
@@ -50,7 +50,7 @@ def refit(
         return []
     outside = labels == fitted.threshold.out_of_scope
     rng = np.random.default_rng(0)
-    counts = np.zeros((RESAMPLES, len(labels)))
+    counts = np.zeros((RESAMPLES, len(labels)), np.float32)
     for side in (outside, ~outside):
         size = side.sum()
         drawn = rng.integers(size, size=(RESAMPLES, size)) + size * np.arange(RESAMPLES)[:, None]
@@ -99,100 +99,53 @@ def choose(
     share: float,
     counts: np.ndarray,
 ) -> list[Threshold]:
-    """The best score and its threshold for each row of `counts`, shape (draws, queries).
+    """The score with the least loss (`even`), and its threshold, for each row of `counts`.
 
-    A row says how often each query was drawn, with as many draws in scope and out of it as there are queries.
+    `counts`, shape (draws, queries), say how often each query was drawn: in scope and out of it, as often in
+    all as there are such queries. A query weighs what its right answer adds to the expected accuracy,
+    (1 − share) · in-scope accuracy + share · out-of-scope recall.
     """
-    curves = [Curve(logits, labels, out_of_scope, score, share) for score in scores]
-    expected, values = zip(*(curve.thresholds(counts) for curve in curves), strict=True)
-    best = np.argmax(expected, axis=0)
+    outside = labels == out_of_scope
+    right = in_scope(logits, out_of_scope).argmax(axis=-1) == labels
+    gains = np.where(outside, share / outside.sum(), (1 - share) * right / (~outside).sum())
+    fits = [even(SCORES[score](logits, out_of_scope), outside, gains, counts) for score in scores]
+    losses, values = zip(*fits, strict=True)
+    best = np.argmin(losses, axis=0)
     return [
         Threshold(out_of_scope, scores[score], float(values[score][draw])) for draw, score in enumerate(best)
     ]
 
 
-class Curve:
-    """The accuracy expected by the threshold on one score, and the threshold to choose.
+def even(
+    values: np.ndarray, outside: np.ndarray, gains: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The loss of a logistic regression of "in scope" on the score, and the score where it is even.
 
-    It is (1 − share) · in-scope accuracy + share · out-of-scope recall.
+    Both have the shape (draws,), and `counts` (draws, queries). `values`, the scores, `outside`, and `gains`,
+    the weights, have the shape (queries,). Where the odds do not rise with the score, the threshold accepts
+    or refuses every query.
+
+    The threshold with the best accuracy on the same queries depends on the chance of a few. This one does
+    better on others. (Platt, 1999, fits the same regression, for probabilities.)
     """
-
-    def __init__(self, logits: np.ndarray, labels: np.ndarray, out_of_scope: int, score: str, share: float):
-        values = SCORES[score](logits, out_of_scope)
-        outside = labels == out_of_scope
-        right = Threshold(out_of_scope, score, -np.inf).predict(logits) == labels
-        gains = np.where(outside, share / outside.sum(), (1 - share) * right / (~outside).sum())
-        # Sorted by score, a threshold refuses the queries before it and accepts the rest.
-        self.order = np.argsort(values, kind="stable")
-        self.values, self.outside, self.gains = values[self.order], outside[self.order], gains[self.order]
-        self.edges = np.concatenate([[-np.inf], self.values, [np.inf]], dtype=values.dtype)
-        # Two standard errors of the accuracy, where half of the queries out of scope are refused.
-        self.error = share / outside.sum() ** 0.5
-        self.mean, self.width = values.mean(dtype=float), values.std(dtype=float) or 1.0
-        self.line = np.zeros((2, 1))
-        self.line = self._line(self.gains[None], steps=20)
-
-    def thresholds(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The best expected accuracy and the threshold to choose, for each row of `counts`, as in `choose`.
-
-        The best of all thresholds follows the chance of a few queries. Over other queries the `even` one does
-        better, so it is chosen, unless it is worse by `error` on these.
-        """
-        gains = counts[:, self.order] * self.gains
-        expected = self.expected(gains)
-        top, best = self.best(expected)
-        even = self.even(gains)
-        refused = np.searchsorted(self.values, even)
-        near = expected[np.arange(len(counts)), refused] >= top - self.error
-        return top, np.where(near & np.isfinite(even), even, best)
-
-    def expected(self, gains: np.ndarray) -> np.ndarray:
-        """The expected accuracy where the first 0, 1, … queries are refused, shape (draws, queries + 1).
-
-        It is -inf where no threshold does so, between equal scores. `gains`, shape (draws, queries), are what
-        the right answer to each query adds to it, sorted by score.
-        """
-        accepted = (gains * ~self.outside).sum(axis=1, keepdims=True)
-        steps = np.concatenate([accepted, np.where(self.outside, gains, -gains)], axis=1)
-        return np.where(self.edges[1:] > self.edges[:-1], steps.cumsum(axis=1), -np.inf)
-
-    def best(self, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The best of the `expected` accuracies and the median of the thresholds that reach it.
-
-        A threshold lies halfway between neighbouring scores, or 1 beyond the first or the last.
-        """
-        top = expected.max(axis=1)
-        ties = (expected > top[:, None] - 1e-9).cumsum(axis=1)
-        at = (ties > ties[:, -1:] // 2).argmax(axis=1)
-        low, high = self.edges[at], self.edges[at + 1]
-        low, high = np.where(np.isinf(low), high - 2, low), np.where(np.isinf(high), low + 2, high)
-        middle = low + (high - low) / 2
-        return top, np.where(middle <= low, high, middle)  # of neighbouring floats there is no middle
-
-    def even(self, gains: np.ndarray) -> np.ndarray:
-        """Where a logistic regression of "in scope" on the score is even (Platt, 1999), shape (draws,).
-
-        Each query weighs its gain. NaN where the log-odds do not rise.
-        """
-        offset, slope = self._line(gains, steps=2)
-        even = self.mean - self.width * offset / np.where(slope > 0, slope, np.nan)
-        return even.astype(self.values.dtype)
-
-    def _line(self, gains: np.ndarray, steps: int) -> np.ndarray:
-        """Offset and slope of the log-odds by the standardised score, shape (2, draws).
-
-        By Newton's steps from `line`, which is that of each query once.
-        """
-        x = (self.values.astype(float) - self.mean) / self.width
-        offset, slope = self.line
+    center, width = values.mean(dtype=float), values.std(dtype=float) or 1.0
+    x = ((values - center) / width).astype(counts.dtype)
+    offset = slope = np.zeros(1, counts.dtype)
+    # Newton's steps for each query once, then from there for the draws.
+    for weights, steps in ((gains[None], 20), (counts * gains.astype(counts.dtype), 3)):
         for _ in range(steps):
             p = (1 + np.tanh((offset[:, None] + slope[:, None] * x) / 2)) / 2
-            error, curvature = gains * (~self.outside - p), gains * p * (1 - p)
+            error, curvature = weights * (~outside - p), weights * p * (1 - p)
             a, b, c = curvature.sum(axis=1) + 1e-6, curvature @ x, curvature @ x**2 + 1e-6
             g, h = error.sum(axis=1), error @ x
             offset = offset + np.clip((c * g - b * h) / (a * c - b * b), -2, 2)
             slope = slope + np.clip((a * h - b * g) / (a * c - b * b), -2, 2)
-        return np.stack([offset, slope])
+    odds = offset[:, None] + slope[:, None] * x
+    losses = (weights * np.logaddexp(0, np.where(outside, odds, -odds))).sum(axis=1)
+    rising = slope > 1e-6
+    refuse = weights @ outside > weights.sum(axis=1) / 2
+    constant = np.where(refuse, values.max() + 1, values.min() - 1)
+    return losses, np.where(rising, center - width * offset / np.where(rising, slope, 1), constant)
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
