@@ -296,6 +296,21 @@ def test_a_calibrated_model_is_the_model_and_its_calibration(project):
         np.testing.assert_allclose(logits, logits_of("models/teacher"), atol=1e-5)
 
 
+def test_how_sure_a_threshold_is(project):
+    """Of 30 queries in scope and 30 out of it; served as it was evaluated."""
+    texts = {f"{text} w{i}": intent for text, intent in QUERIES.items() for i in range(30)}
+    table = pd.DataFrame(list(texts.items())[30:], columns=["text", "intent"])
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS)
+    result = measured(project, calibrate={"scores": ["energy-0.25", "margin"], "out_of_scope_share": 0.2})
+    fitted = json.loads(Path("calibrated/teacher/calibration.json").read_text())
+    assert fitted["spread"]["low"] <= fitted["threshold"]["value"] <= fitted["spread"]["high"]
+    assert 0.5 <= fitted["spread"]["same_score"] <= 1
+    test = result["test"]
+    assert test["threshold_accuracy_low"] <= test["threshold_accuracy_high"] <= 1
+    served = [p.label for p in runtime.load("calibrated/teacher").predict(table["text"].tolist())]
+    assert test["accuracy_calibrated"] == pytest.approx((table["intent"] == served).mean())
+
+
 def test_evaluation_is_kept(project):
     result = measured(project)
     assert list(result) == ["sizes", "out_of_scope_share", "validation", "test"]

@@ -71,7 +71,9 @@ def _sure(results: pd.DataFrame) -> list[str]:
     if not {*SPREAD} <= {*results} or results[SPREAD].isna().all(axis=None):
         return []
     low, high = (results[key] for key in SPREAD)
-    return [f"Another draw of validation moves an accuracy by up to {percent((high - low).max())} (95%)."]
+    return [
+        f"Another draw of validation moves an accuracy by up to {100 * (high - low).max():.1f} points (95%)."
+    ]
 
 
 def read(folder: Path) -> tuple[pd.DataFrame, dict, dict]:

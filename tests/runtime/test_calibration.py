@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import special
 from stages import runtime
 from stages.checkpoints import sparse_storage
 from stages.core.atomic import write_json
+from stages.core.settings import Score
 from stages.runtime import calibration
 from stages.runtime.calibration import NONE, SCORES, Calibration, Threshold
 
@@ -48,6 +50,10 @@ def test_scores_of_two_labels(out_of_scope):
     np.testing.assert_allclose(calibration.probability(logits, out_of_scope), inside)
     np.testing.assert_allclose(calibration.margin(logits, out_of_scope), 2 * inside - 1, atol=1e-12)
     np.testing.assert_allclose(calibration.energy(logits, out_of_scope), logits[:, 1 - out_of_scope])
+
+
+def test_settings_know_the_scores():
+    assert get_args(Score) == tuple(SCORES)
 
 
 def test_large_logits_do_not_overflow():
