@@ -44,18 +44,16 @@ def tiny_distilbert(**options):
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
     torch.manual_seed(0)
-    return DistilBertForSequenceClassification(
-        DistilBertConfig(
-            vocab_size=60,
-            dim=16,
-            n_layers=1,
-            n_heads=4,
-            hidden_dim=32,
-            max_position_embeddings=24,
-            num_labels=3,
-            **options,
-        )
-    )
+    config = {
+        "vocab_size": 60,
+        "dim": 16,
+        "n_layers": 1,
+        "n_heads": 4,
+        "hidden_dim": 32,
+        "max_position_embeddings": 24,
+        "num_labels": 3,
+    }
+    return DistilBertForSequenceClassification(DistilBertConfig(**config | options))
 
 
 def tiny_roberta(labels=("balance", "oos", "transfer"), **options):
@@ -232,16 +230,21 @@ def bert():
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """Folders `teacher` (the tiny BERT), `student` (two layers of it), and each as ONNX, `<name>-ort`."""
+    """Folders `teacher` (the tiny BERT) and `student` (two layers of it), and each as ONNX.
+
+    `<name>-ort` is written, `<name>-traced` is traced.
+    """
     from stages.core import model_folder
     from stages.techniques import export
     from stages.techniques.distill import from_teacher_layers
+    from stages.techniques.settings import Export
 
     root = tmp_path_factory.mktemp("exported")
     for name, model in (("teacher", tiny_bert()), ("student", from_teacher_layers(tiny_bert(), [0, 2]))):
         model.save_pretrained(root / name)
-        (root / f"{name}-ort").mkdir()
-        export.apply(root / name, root / f"{name}-ort")
+        for method, kind in (("written", "ort"), ("traced", "traced")):
+            (root / f"{name}-{kind}").mkdir()
+            export.apply(root / name, root / f"{name}-{kind}", Export(parent=name, method=method))
     for folder in list(root.iterdir()):
         word_tokenizer().save(str(folder / "tokenizer.json"))
         (folder / "tokenizer_config.json").write_text("{}")

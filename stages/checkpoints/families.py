@@ -9,7 +9,7 @@ class Family:
 
     Names of `linears` and norms are relative to a block's, `block` with the block's number. `types` are the
     token types' embeddings, if there are any. `pooler` is the layer before `classifier`, and `activation` the
-    operator after it. Of the config: `layers`, `heads`, `width`, `hidden_act` and `epsilon`, the key of the
+    operator after it. Of the config: `layers`, `heads`, `hidden_act` and `epsilon`, the key of the
     norms' ε or its value.
     """
 
@@ -23,7 +23,6 @@ class Family:
     activation: str
     layers: str
     heads: str
-    width: str
     hidden_act: str
     epsilon: str | float
 
@@ -47,7 +46,6 @@ FAMILIES = {
         activation="Tanh",
         layers="num_hidden_layers",
         heads="num_attention_heads",
-        width="hidden_size",
         hidden_act="hidden_act",
         epsilon="layer_norm_eps",
     ),
@@ -69,7 +67,6 @@ FAMILIES = {
         activation="Relu",
         layers="n_layers",
         heads="n_heads",
-        width="dim",
         hidden_act="activation",
         epsilon=1e-12,
     ),

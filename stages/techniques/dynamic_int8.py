@@ -17,6 +17,7 @@ def quantize(parent: Path, folder: Path, per_channel: bool, reduce_range: bool) 
     always reduces them there).
     """
     if (parent / "model.onnx").exists():
+        from onnx import TensorProto
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
         quantize_dynamic(
@@ -25,6 +26,8 @@ def quantize(parent: Path, folder: Path, per_channel: bool, reduce_range: bool) 
             weight_type=QuantType.QInt8,
             per_channel=per_channel,
             reduce_range=reduce_range,
+            # Of what ONNX Runtime's own operators give, whose types ONNX does not infer.
+            extra_options={"DefaultTensorType": TensorProto.FLOAT},
         )
     else:
         from stages.checkpoints import encoder, torch_int8

@@ -12,7 +12,7 @@ from stages.techniques import graph
 from stages.techniques.settings import Export
 
 
-def apply(parent: Path, folder: Path, settings: Export | None = None) -> dict:
+def apply(parent: Path, folder: Path, settings: Export) -> dict:
     """Write the torch classifier in `parent` as folder/model.onnx, and its config.json.
 
     Inputs `input_ids` and `attention_mask`, int64 of shape (batch, length), both dimensions
@@ -20,7 +20,7 @@ def apply(parent: Path, folder: Path, settings: Export | None = None) -> dict:
     """
     config = json.loads((parent / "config.json").read_text())
     family = FAMILIES.get(config["model_type"])
-    if family is not None and config[family.hidden_act] == "gelu":
+    if settings.method == "written" and family is not None and config[family.hidden_act] == "gelu":
         graph.write(read_weights(parent), config, family, folder / "model.onnx")
     else:
         traced(parent, folder / "model.onnx")

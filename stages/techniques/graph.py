@@ -1,6 +1,5 @@
 """A BERT or DistilBERT classifier written as an ONNX graph, from its weights, without torch."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,17 +9,24 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from stages.checkpoints.families import Family
 
 OPSET, CONTRIB, IR = 20, "com.microsoft", 10
-CONTRIB_OPERATORS = ("EmbedLayerNormalization", "SkipLayerNormalization", "BiasGelu")
+CONTRIB_OPERATORS = (
+    "Attention",
+    "BiasGelu",
+    "EmbedLayerNormalization",
+    "MultiHeadAttention",
+    "SkipLayerNormalization",
+)
+# What torch adds to the scores of padding.
+MASKED = float(np.finfo(np.float32).min)
 
 
 class Graph:
     """Nodes and initializers, each once, in the order in which they are added."""
 
-    def __init__(self, weights: dict[str, np.ndarray], width: int):
-        self.weights, self.width = weights, width
+    def __init__(self, weights: dict[str, np.ndarray]):
+        self.weights = weights
         self.nodes: list = []
         self.initializers: dict = {}
-        self.shapes: list = []
 
     def add(self, operator: str, *inputs: str, outputs: Sequence[str] = (), **attributes) -> str:
         """A node; returns the name of its first output, one of its own unless `outputs` has names."""
@@ -29,12 +35,6 @@ class Graph:
         domain = CONTRIB if operator in CONTRIB_OPERATORS else ""
         self.nodes.append(helper.make_node(operator, inputs, outputs, name, domain=domain, **attributes))
         return outputs[0]
-
-    def hidden(self, name: str, width: int | None = None) -> str:
-        """Declare `name` as float32 (batch, length, width), which ONNX does not infer of such operators."""
-        shape = ("batch", "length", width or self.width)
-        self.shapes.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-        return name
 
     def constant(self, name: str, value) -> str:
         self.initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
@@ -47,9 +47,12 @@ class Graph:
         """`x` times the weight of a linear layer, kept as (inputs, outputs); without the bias."""
         return self.add("MatMul", x, self.constant(f"{layer}.weight", self.weights[f"{layer}.weight"].T))
 
-    def linear(self, x: str, layer: str) -> str:
-        """A linear layer of every token."""
-        return self.add("Add", self.product(x, layer), self.parameter(f"{layer}.bias"))
+    def joined(self, layers: Sequence[str], part: str) -> str:
+        """The weights (inputs, outputs) or biases of linear layers of one input, as one."""
+        return self.constant(
+            f"{layers[0]}.joined.{part}",
+            np.concatenate([self.weights[f"{layer}.{part}"].T for layer in layers], axis=-1),
+        )
 
     def dense(self, x: str, layer: str, outputs: Sequence[str] = ()) -> str:
         """A linear layer of `x`, of two dimensions."""
@@ -60,7 +63,7 @@ class Graph:
         """The layer norm `norm` of x + skip + bias."""
         parameters = [self.parameter(f"{norm}.{part}") for part in ("weight", "bias")]
         inputs = (x, skip, *parameters, self.parameter(bias))
-        return self.hidden(self.add("SkipLayerNormalization", *inputs, epsilon=epsilon))
+        return self.add("SkipLayerNormalization", *inputs, epsilon=epsilon)
 
 
 def write(weights: dict[str, np.ndarray], config: dict, family: Family, file: Path) -> None:
@@ -70,39 +73,31 @@ def write(weights: dict[str, np.ndarray], config: dict, family: Family, file: Pa
     output `logits`, float32 of shape (batch, labels). Embeddings with their norm, skip connections with
     theirs, and biases with GELU are ONNX Runtime's own operators. Parameters keep their names.
     """
-    width = config[family.width]
-    size = width // config[family.heads]
     epsilon = family.epsilon if isinstance(family.epsilon, float) else config[family.epsilon]
     layers = config[family.layers]
     shapes = config.get("layer_shapes") or [[config[family.heads], None]] * layers
-    g = Graph(weights, width)
+    g = Graph(weights)
 
-    mask = g.add(
-        "Unsqueeze", g.add("Cast", "attention_mask", to=TensorProto.FLOAT), g.constant("axes", [1, 2])
-    )
-    masked = g.add("Sub", g.constant("one", np.float32(1)), mask)
-    bias = g.add("Mul", masked, g.constant("masked", np.finfo(np.float32).min))
-
+    mask = g.add("Cast", "attention_mask", to=TensorProto.INT32)
     x = _embeddings(g, family, epsilon)
-    scale = g.constant("scale", np.float32(1 / math.sqrt(size)))
+    first = g.constant("first", np.array([0]))
     for number, (heads, _) in enumerate(shapes):
         block = family.block.format(number)
         query, key, value, out, up, down = (f"{block}.{name}" for name in family.linears)
-        split = g.constant(f"{block}.heads", [0, 0, heads, size])
-        q, k, v = (
-            g.add("Transpose", g.add("Reshape", g.linear(x, layer), split), perm=perm)
-            for layer, perm in ((query, [0, 2, 1, 3]), (key, [0, 2, 3, 1]), (value, [0, 2, 1, 3]))
-        )
-        scores = g.add("Add", g.add("Mul", g.add("MatMul", q, k), scale), bias)
-        mixed = g.add("MatMul", g.add("Softmax", scores, axis=-1), v)
-        merge = g.constant(f"{block}.width", [0, 0, heads * size])
-        mixed = g.add("Reshape", g.add("Transpose", mixed, perm=[0, 2, 1, 3]), merge)
+        bias = g.joined([query, key, value], "bias")
+        attention = {"num_heads": heads, "mask_filter_value": MASKED}
+        if number < layers - 1:
+            mixed = g.add("Attention", x, g.joined([query, key, value], "weight"), bias, mask, **attention)
+        else:  # the classifier reads the first token alone: no other needs the last layer's answer
+            keys, values = g.product(x, key), g.product(x, value)
+            x = g.add("Gather", x, first, axis=1)
+            queries = g.product(x, query)
+            mixed = g.add("MultiHeadAttention", queries, keys, values, bias, mask, **attention)
         x = g.skip_norm(g.product(mixed, out), x, f"{block}.{family.attention_norm}", f"{out}.bias", epsilon)
         inner = g.add("BiasGelu", g.product(x, up), g.parameter(f"{up}.bias"))
-        inner = g.hidden(inner, len(weights[f"{up}.bias"]))
         x = g.skip_norm(g.product(inner, down), x, f"{block}.{family.output_norm}", f"{down}.bias", epsilon)
-    first = g.add("Gather", x, g.constant("first", np.int64(0)), axis=1)
-    pooled = g.add(family.activation, g.dense(first, family.pooler))
+    x = g.add("Squeeze", x, g.constant("axis", [1]))
+    pooled = g.add(family.activation, g.dense(x, family.pooler))
     g.dense(pooled, "classifier", outputs=["logits"])
 
     ids = [
@@ -111,9 +106,7 @@ def write(weights: dict[str, np.ndarray], config: dict, family: Family, file: Pa
     ]
     labels = len(weights["classifier.bias"])
     output = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("batch", labels))
-    graph = helper.make_graph(
-        g.nodes, "classifier", ids, [output], list(g.initializers.values()), value_info=g.shapes
-    )
+    graph = helper.make_graph(g.nodes, "classifier", ids, [output], list(g.initializers.values()))
     domains = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
     model: ModelProto = helper.make_model(graph, opset_imports=domains, ir_version=IR)
     file.write_bytes(model.SerializeToString(deterministic=True))
@@ -127,7 +120,7 @@ def _embeddings(g: Graph, family: Family, epsilon: float) -> str:
     norm = [g.parameter(f"{family.embeddings}.LayerNorm.{part}") for part in ("weight", "bias")]
     ids = g.add("Cast", "input_ids", to=TensorProto.INT32)
     segments = (g.add("Sub", ids, ids), g.parameter(types)) if family.types else ("", "")
-    embedded = g.add(
+    return g.add(
         "EmbedLayerNormalization",
         ids,
         segments[0],
@@ -138,4 +131,3 @@ def _embeddings(g: Graph, family: Family, epsilon: float) -> str:
         outputs=["embedded", "mask_index"],
         epsilon=epsilon,
     )
-    return g.hidden(embedded)

@@ -86,7 +86,8 @@ def quantize(
     values' (entropy).
 
     Returns the number of `texts`, and of matrix products in int8 and in float. Raises
-    a UserError if there are no texts or `parent` is no ONNX model.
+    a UserError if there are no texts, or `parent` is no ONNX model or has ONNX Runtime's attention, which
+    its static quantizer leaves in float.
     """
     if not texts:
         raise UserError(
@@ -94,6 +95,11 @@ def quantize(
         )
     if not (parent / "model.onnx").exists():
         raise UserError(f"{parent} has no model.onnx: static int8 needs an exported model as parent")
+    if any(node.op_type.endswith("Attention") for node in onnx.load(parent / "model.onnx").graph.node):
+        raise UserError(
+            f"static int8 cannot quantize the attention of {parent}: make the model of an export with "
+            "`method: traced`"
+        )
     tokenizer = parent / "tokenizer.json"
     with TemporaryDirectory(dir=folder) as scratch, _quiet():
         # quantize_static writes beside what it reads.

@@ -10,6 +10,7 @@ from stages.runtime.onnx_session import OnnxSession
 from stages.techniques import dynamic_int8, export, masks, qat
 from stages.techniques.distill import from_teacher_layers
 from stages.techniques.int8 import dequantize, quantize, scale_and_zero_point
+from stages.techniques.settings import Export
 from stages.training import loop
 from stages.training.distillation import KeepZeros
 
@@ -129,7 +130,7 @@ def test_onnx_runtime_computes_what_was_trained(kind, per_channel, bert, tmp_pat
     for name in ("qat", "ort", "int8"):
         (tmp_path / name).mkdir()
     made.save_pretrained(tmp_path / "qat")
-    export.apply(tmp_path / "qat", tmp_path / "ort")
+    export.apply(tmp_path / "qat", tmp_path / "ort", Export(parent="any"))
     dynamic_int8.quantize(tmp_path / "ort", tmp_path / "int8", per_channel, reduce_range=True)
 
     graph = onnx.load(tmp_path / "int8" / "model.onnx").graph

@@ -31,7 +31,7 @@ def static(exported, tmp_path_factory):
     """The folder of the student or teacher as static int8, made when it is first asked for."""
 
     @functools.cache
-    def make(calibration="min-max", per_channel=True, reduce_range=True, parent="student-ort"):
+    def make(calibration="min-max", per_channel=True, reduce_range=True, parent="student-traced"):
         folder = tmp_path_factory.mktemp("static") / "model"
         convert(exported / parent, folder, TEXTS, calibration, per_channel, reduce_range)
         return folder
@@ -53,22 +53,22 @@ def disagreement(folder, reference):
 
 
 @pytest.mark.parametrize("calibration", ["min-max", "percentile"])
-@pytest.mark.parametrize("parent", ["student-ort", "teacher-ort"])
+@pytest.mark.parametrize("parent", ["student-traced", "teacher-traced"])
 def test_is_close_to_its_parent(static, exported, calibration, parent):
     assert 0 < disagreement(static(calibration, parent=parent), exported / parent) < 0.25
 
 
 def test_entropy_is_near_its_parent(static, exported):
     """It cuts far into the even distributions of an untrained model."""
-    assert 0 < disagreement(static("entropy"), exported / "student-ort") < 0.4
+    assert 0 < disagreement(static("entropy"), exported / "student-traced") < 0.4
 
 
 def test_per_tensor_is_close_to_its_parent(static, exported):
-    assert 0 < disagreement(static(per_channel=False), exported / "student-ort") < 0.25
+    assert 0 < disagreement(static(per_channel=False), exported / "student-traced") < 0.25
 
 
 def test_what_it_gives(exported, tmp_path):
-    measured = convert(exported / "student-ort", tmp_path / "int8")
+    measured = convert(exported / "student-traced", tmp_path / "int8")
     # Of two blocks: six products with weights and two of activations. And the head's two.
     assert measured == {"range_queries": 20, "quantized_nodes": 14, "float_nodes": 4}
 
@@ -95,10 +95,10 @@ def test_per_tensor_has_a_scale_a_matrix(static):
 @pytest.mark.parametrize("reduce_range", [True, False])
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_weights_are_mapped_as_written(static, exported, per_channel, reduce_range):
-    floats = tensors(exported / "student-ort")
+    floats = tensors(exported / "student-traced")
     ints = tensors(static(per_channel=per_channel, reduce_range=reduce_range))
     compared = 0
-    for node in graph(exported / "student-ort").node:
+    for node in graph(exported / "student-traced").node:
         if node.op_type in ("MatMul", "Gemm") and node.input[1] in floats:
             name = node.input[1]
             axis = None if not per_channel else 0 if node.op_type == "Gemm" else 1
@@ -113,7 +113,7 @@ def test_weights_are_mapped_as_written(static, exported, per_channel, reduce_ran
 
 def test_embeddings_are_those_of_dynamic_int8(static, models):
     (models / "dynamic").mkdir()
-    dynamic_int8.quantize(models / "student-ort", models / "dynamic", True, True)
+    dynamic_int8.quantize(models / "student-traced", models / "dynamic", True, True)
     theirs, ours = tensors(models / "dynamic"), tensors(static())
     names = [name for name in theirs if "embeddings" in name]
     assert any(theirs[name].shape == (60, 16) for name in names)
@@ -142,7 +142,7 @@ def activations(parent, texts):
 
 
 def test_ranges_are_those_of_the_queries(static, exported):
-    seen = activations(exported / "student-ort", TEXTS)
+    seen = activations(exported / "student-traced", TEXTS)
     assert len(seen) == 10  # queries, keys and values share theirs
     values = tensors(static())
     for name, all_of_it in seen.items():
@@ -154,16 +154,16 @@ def test_ranges_are_those_of_the_queries(static, exported):
 
 def test_percentile_is_of_each_tensor(exported, tmp_path, monkeypatch):
     monkeypatch.setattr(static_int8, "PERCENTILE", 80)
-    convert(exported / "student-ort", tmp_path / "int8", calibration="percentile")
+    convert(exported / "student-traced", tmp_path / "int8", calibration="percentile")
     values = tensors(tmp_path / "int8")
-    for name, all_of_it in activations(exported / "student-ort", TEXTS).items():
+    for name, all_of_it in activations(exported / "student-traced", TEXTS).items():
         cut = np.percentile(all_of_it, [10, 90], method="inverted_cdf")
         scale, _ = int8.scale_and_zero_point(cut.astype(np.float32), symmetric=False)
         assert values[f"{name}_scale"] == pytest.approx(scale, rel=0.05)
 
 
 def test_percentile_and_entropy_cut_off(static, exported):
-    names = activations(exported / "student-ort", TEXTS[:1])
+    names = activations(exported / "student-traced", TEXTS[:1])
     whole, percentile, entropy = (tensors(static(calibration)) for calibration in METHODS)
     for cut in (percentile, entropy):
         assert all(cut[f"{name}_scale"] <= whole[f"{name}_scale"] * 1.001 for name in names)
@@ -179,7 +179,7 @@ def test_scales_are_fixed(static):
     assert all(set(n.input[1:]) <= constants for n in quantizers)
 
 
-@pytest.mark.parametrize("parent", ["student-ort", "teacher-ort"])
+@pytest.mark.parametrize("parent", ["student-traced", "teacher-traced"])
 def test_all_but_products_reads_floats(static, exported, parent):
     """Without the quantizers, every other node but look-ups reads what it reads in the parent."""
     g = graph(static(parent=parent))
@@ -203,13 +203,13 @@ def test_a_query_does_not_depend_on_its_batch(static):
 
 def test_same_queries_same_bytes(static, exported, tmp_path):
     for calibration in METHODS:
-        convert(exported / "student-ort", tmp_path / calibration, calibration=calibration)
+        convert(exported / "student-traced", tmp_path / calibration, calibration=calibration)
         again = (tmp_path / calibration / "model.onnx").read_bytes()
         assert again == (static(calibration) / "model.onnx").read_bytes()
 
 
 def test_padding_stays_out_of_the_ranges(static, models):
-    parent = models / "student-ort"
+    parent = models / "student-traced"
     tokenizer = Tokenizer.from_file(str(parent / "tokenizer.json"))
     tokenizer.enable_padding(length=16)
     tokenizer.save(str(parent / "tokenizer.json"))
@@ -221,7 +221,7 @@ def test_nothing_is_left_behind(models, tmp_path, monkeypatch):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    parent = models / "student-ort"
+    parent = models / "student-traced"
     before = {file: file.read_bytes() for file in parent.iterdir()}
     convert(parent, models / "int8")
     assert {f.name for f in (models / "int8").iterdir()} == {"model.onnx", "config.json", "tokenizer.json"}
@@ -232,7 +232,7 @@ def test_nothing_is_left_behind(models, tmp_path, monkeypatch):
 
 def test_is_quiet(exported, tmp_path, capfd, caplog):
     level = logging.getLogger().level
-    convert(exported / "student-ort", tmp_path / "int8", calibration="percentile")
+    convert(exported / "student-traced", tmp_path / "int8", calibration="percentile")
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
     assert logging.getLogger().level == level
@@ -245,8 +245,13 @@ def test_no_matrix_stays_float(static):
 
 def test_no_queries(exported, tmp_path):
     with pytest.raises(UserError, match="no queries to choose ranges from"):
-        convert(exported / "student-ort", tmp_path / "int8", texts=[])
+        convert(exported / "student-traced", tmp_path / "int8", texts=[])
     assert [f.name for f in (tmp_path / "int8").iterdir()] == ["tokenizer.json"]
+
+
+def test_a_parent_with_attention_in_one_operator(exported, tmp_path):
+    with pytest.raises(UserError, match="method: traced"):
+        convert(exported / "student-ort", tmp_path / "int8")
 
 
 def test_parent_without_a_graph(exported, tmp_path):

@@ -9,7 +9,7 @@ from stages.checkpoints import encoder, torch_int8
 from stages.runtime import load
 from stages.techniques import dynamic_int8, export, masks, structured
 from stages.techniques.distill import from_teacher_layers
-from stages.techniques.settings import MovementPruning
+from stages.techniques.settings import Export, MovementPruning
 from stages.training import loop
 
 QUERIES = ["send money to my car", "rent a car in w20", "my balance", "w33 w44 w55"]
@@ -96,7 +96,7 @@ def test_what_is_removed_runs_on_either_runtime(bert, tmp_path):
         (tmp_path / name).mkdir()
         word_tokenizer().save(str(tmp_path / name / "tokenizer.json"))
     made.save_pretrained(tmp_path / "torch")
-    export.apply(tmp_path / "torch", tmp_path / "ort")
+    export.apply(tmp_path / "torch", tmp_path / "ort", Export(parent="any"))
     dynamic_int8.quantize(tmp_path / "torch", tmp_path / "int8", per_channel=True, reduce_range=True)
     expected = load(tmp_path / "torch").logits(QUERIES)
     np.testing.assert_allclose(load(tmp_path / "ort").logits(QUERIES), expected, atol=1e-4)
