@@ -25,8 +25,11 @@ def _paths(p: Params) -> Iterator[tuple[str, Path]]:
         local = p.data.local or os.environ.get("CLINC150_PATH")
         if local:
             yield "data.local" if p.data.local else "CLINC150_PATH", Path(local)
+    for text in p.data.unlabelled.files:
+        yield "data.unlabelled.files", Path(text)
     students = [getattr(technique, "student", None) for technique in p.variants.models.values()]
     names = [("data.hub", getattr(p.data, "hub", None)), ("teacher.model", p.teacher.model)]
+    names += [(f"teachers.{name}.model", teacher.model) for name, teacher in p.teachers.items()]
     names += [("distill.student.model", getattr(student, "model", None)) for student in students]
     for setting, name in names:
         if name and Path(name).exists():  # else it is one on the hub, or a package's
