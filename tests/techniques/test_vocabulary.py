@@ -174,6 +174,8 @@ def test_the_texts_give_the_same_pieces_and_logits(parent, tmp_path):
     assert read(tmp_path)["vocab_size"] == rows < 2100
     weights = load_file(tmp_path / "model.safetensors")
     assert weights["distilbert.embeddings.word_embeddings.weight"].shape == (rows, 16)
+    assert weights["distilbert.embeddings.position_embeddings.weight"].shape == (16, 16)  # of 24
+    assert read(tmp_path)["max_position_embeddings"] == 16
     assert measured == {
         "vocabulary": [30522, rows],
         "embedding_mb": [30522 * 16 * 4 / 2**20, rows * 16 * 4 / 2**20],
