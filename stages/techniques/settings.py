@@ -155,6 +155,9 @@ class VocabularyPruning(Technique):
     share: bool = False
 
 
+EmbeddingBits = Literal[4, 8]
+
+
 class Int8Weights(Section):
     """A scale for each output channel, or for each matrix; 7 bits in the reduced range, or 8."""
 
@@ -164,7 +167,9 @@ class Int8Weights(Section):
 
 @technique("qat")
 class QuantizationAwareTraining(Int8Weights, Distillation):
-    """A distillation with the rounding of int8."""
+    """A distillation with the rounding of int8, and of `embedding_bits` for the embeddings of words."""
+
+    embedding_bits: EmbeddingBits = 8
 
 
 @technique("export")
@@ -179,9 +184,10 @@ class Export(Technique):
 
 @technique("quantize")
 class DynamicInt8(Int8Weights, Technique):
-    """Activations get their scale at each call."""
+    """Activations get their scale at each call. Embeddings of words in 4 bits are for ONNX Runtime."""
 
     method: Literal["dynamic"]
+    embedding_bits: EmbeddingBits = 8
 
 
 @technique("quantize")
