@@ -88,7 +88,7 @@ def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool, embed
     is in float32, where the Trainer would have bf16 too: the 8 bits of its significand would move what is on
     the int8 grids.
     """
-    first_alone = ()  # as export writes the last block
+    first_alone: tuple[nn.Linear, ...] = ()  # as export writes the last block
     if model.config.model_type in FAMILIES:
         last = encoder.blocks(model)[-1]
         first_alone = (last.query, last.out, last.up, last.down)
