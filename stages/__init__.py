@@ -2,6 +2,7 @@
 
     download ── data/
     teacher ─── models/teacher, logits/train.npy    a pretrained encoder, fine-tuned
+    general ─── models/<name>                       a student of the pretrained encoder, without labels
     compress ── models/<name>                       one technique applied to one parent:
         distill      a smaller model taught by the teacher's logits
         prune        encoder weights set to zero
@@ -22,7 +23,7 @@ The modules beside this file are what dvc.yaml runs. What they share:
     core           errors, whole outputs, model folders, settings
     data           sources of queries, splits, tables
     techniques     one file each: model folder in, model folder out; their settings
-    training       the loop with its checkpoints, the distillation loss, schedules
+    training       the loop with its checkpoints, the losses of distillation, schedules
     checkpoints    how weights are written and read
     runtime        from a model folder to predictions
     measurement    quality (repeatable) and speed (noisy)

@@ -8,7 +8,7 @@ from stages.core.errors import command
 def main():
     p = settings.load()
     import numpy as np
-    from transformers import Trainer, set_seed
+    from transformers import set_seed
 
     from stages.checkpoints import encoder, pretrained
     from stages.core import model_folder
@@ -28,7 +28,7 @@ def main():
             encoder.freeze_embeddings(model, p.teacher.freeze_embeddings)
             encoder.set_dropout(model, p.teacher.dropout)
             head.fit(model, train)
-            trainer = Trainer(
+            trainer = loop.WeightedTrainer(
                 model,
                 loop.arguments(p.teacher, "teacher", p.seed),
                 train_dataset=train,

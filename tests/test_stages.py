@@ -17,9 +17,9 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 
-from stages import benchmark, compress, evaluate, load_test, report, runtime, select, teacher
+from stages import benchmark, compress, evaluate, general, load_test, report, runtime, select, teacher
 from stages.core.model_folder import TOKENIZER
-from stages.data import domains, tables
+from stages.data import domains, outliers, tables
 from stages.measurement import identity
 from stages.techniques import distill
 from stages.techniques.distill import from_teacher_layers
@@ -37,6 +37,7 @@ def project(tmp_path, monkeypatch):
     table = pd.DataFrame(QUERIES.items(), columns=["text", "intent"])
     tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS)
     domains.write({"banking": ["transfer", "balance"]})
+    outliers.write([])
     for name, model in (("bert", tiny_bert()), ("distilbert", tiny_distilbert())):
         save_as_hub(model, word_tokenizer(), tmp_path / name)
 
@@ -179,7 +180,7 @@ def test_a_killed_stages_scratch_is_removed_by_the_next(project):
 
 
 def test_a_variants_own_layers(project, monkeypatch):
-    monkeypatch.setattr(distill, "distil", lambda *_: [])  # untrained
+    monkeypatch.setattr(distill, "distil", lambda *_, **__: [])  # untrained
     kd = {"alpha": 0.5, "temperature": 2.0, "parent": "teacher"}
     layers = {"init": "teacher-layers", "layers": [0, 1, 2], "freeze_embeddings": True}
     project(
@@ -193,6 +194,107 @@ def test_a_variants_own_layers(project, monkeypatch):
         assert json.loads(Path(f"models/{name}/config.json").read_text())["n_layers"] == count
         used = recipe(name)["parameters"]
         assert len(used.get("layers", used["student"]["layers"])) == count
+
+
+ENCODER = {
+    "source": "hub", "model": "bert", "sha256": None, "max_length": 16, "epochs": 2, "batch_size": 4,
+    "learning_rate": 1e-3, "freeze_embeddings": True,
+}  # fmt: skip
+KD = {"alpha": 0.5, "temperature": 2.0}
+
+
+def only(**variants):
+    """These lines and the teacher's row."""
+    rest = {stage: {} for stage in TECHNIQUES} | {"rows": {"teacher": "table"}}
+    return {"variants": rest | variants, "load_test": {"scenarios": [ONE]}}
+
+
+def weights(name):
+    return load_file(f"models/{name}/model.safetensors")
+
+
+def test_a_student_starts_from_the_general_step(project, monkeypatch):
+    """Its encoder and its tokenizer are that model's; its head answers rightly before any training."""
+    project(
+        teacher=READY,
+        general=ENCODER,
+        variants={
+            "general": {"general": {"layers": [0, 2]}},
+            "distill": {"distilled": {**KD, "parent": "general"}},
+        },
+    )
+    general.main("general")
+    made = recipe("general")
+    assert (made["parent"], made["technique"], made["parameters"]["layers"]) == ("bert", "general", [0, 2])
+    assert [epoch["epoch"] for epoch in made["history"]] == [1, 2]
+    assert made["history"][1]["eval_loss"] < made["history"][0]["eval_loss"]
+    frozen = load_file("bert/model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    assert np.array_equal(weights("general")["embeddings.word_embeddings.weight"], frozen)
+    teacher.main()
+    monkeypatch.setattr(distill, "distil", lambda *_, **__: [])  # untrained
+    compress.main("distill", "distilled")
+    ours = weights("distilled")
+    for name, weight in weights("general").items():
+        assert np.array_equal(ours[f"distilbert.{name}"], weight)
+    answers = runtime.load("models/distilled").predict(list(QUERIES))
+    assert [answer.label for answer in answers] == list(QUERIES.values())
+    assert files("models/distilled")["tokenizer.json"] == files("models/general")["tokenizer.json"]
+
+
+def test_a_narrow_student_is_taught_by_layers_of_the_teacher(project):
+    """The projection is in neither model; the students learn from unlabelled text and are exported."""
+    pd.DataFrame({"text": ["rent my car w40", "my balance in w30"]}).to_parquet("data/unlabelled.parquet")
+    project(
+        teacher=READY,
+        general=ENCODER,
+        **only(
+            general={"general": {"layers": [0, 2], "width": 8, "relations": 0.5}},
+            distill={"distilled": {**KD, "parent": "general", "hidden": 1.0, "relations": 0.5}},
+            export={"distilled-ort": {"parent": "distilled"}},
+        ),
+    )
+    teacher.main()
+    general.main("general")
+    compress.main("distill", "distilled")
+    for name, prefix in (("general", ""), ("distilled", "distilbert.")):
+        assert not [key for key in weights(name) if "projection" in key]
+        assert weights(name)[f"{prefix}transformer.layer.1.ffn.lin1.weight"].shape == (16, 8)
+    compress.main("export", "distilled-ort")
+    np.testing.assert_allclose(logits_of("models/distilled-ort"), logits_of("models/distilled"), atol=1e-4)
+    from stages.techniques.general import texts
+
+    assert set(texts()["text"]) == {*QUERIES, "rent my car w40"}
+
+
+def test_layers_are_taught_only_if_asked(project, monkeypatch):
+    """Without hidden and relations no teacher is loaded; with them the student is another."""
+    plain = {**KD, "parent": "teacher", "layers": [0]}
+    project(teacher=READY, **only(distill={"plain": plain, "taught": {**plain, "hidden": 1.0}}))
+    teacher.main()
+    compress.main("distill", "taught")
+    monkeypatch.setattr(distill, "layerwise", lambda *_: pytest.fail("a teacher is loaded"))
+    compress.main("distill", "plain")
+    assert not np.array_equal(weights("plain")["classifier.weight"], weights("taught")["classifier.weight"])
+    assert recipe("plain")["history"][0]["loss"] < recipe("taught")["history"][0]["loss"]
+
+
+def test_a_general_student_that_reads_otherwise_than_the_teacher(project):
+    project(
+        teacher=READY,
+        general=ENCODER,
+        variants={
+            "general": {"general": {"layers": [0]}, "odd": {"layers": [0], "width": 6}},
+            "distill": {"distilled": {**KD, "parent": "general", "hidden": 1.0}},
+        },
+    )
+    teacher.main()
+    general.main("general")
+    tokenizer = Path("models/general/tokenizer.json")
+    tokenizer.write_text(tokenizer.read_text().replace("w40", "w400"))
+    with pytest.raises(SystemExit, match="models/general and models/teacher read with different tokenizers"):
+        compress.main("distill", "distilled")
+    with pytest.raises(SystemExit, match="width is 6: should be a multiple of 4"):
+        general.main("odd")
 
 
 def test_students_of_a_students_recipes(project):
@@ -273,6 +375,26 @@ def test_every_technique_that_trains_runs_on_two_processes(project):
     }  # fmt: skip
 
 
+@pytest.mark.slow
+def test_layers_are_taught_on_two_processes(project):
+    """With a projection, which is used outside the model's own forward pass."""
+    project(
+        teacher=READY,
+        general=ENCODER,
+        **only(
+            general={"narrow": {"layers": [0, 2], "width": 8, "relations": 0.5, "freeze_embeddings": False}},
+            distill={"distilled": {**KD, "parent": "narrow", "hidden": 1.0, "relations": 0.5}},
+        ),
+    )
+    teacher.main()
+    for command in (["stages.general", "narrow"], ["stages.compress", "distill", "distilled"]):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*TORCHRUN, "-m", *command], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert recipe("narrow")["history"] and recipe("distilled")["history"]
+    assert logits_of("models/distilled").shape == (3, 3)
+
+
 def files(folder):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
@@ -350,6 +472,8 @@ def test_data_without_an_out_of_scope_label(project):
 SHORT = {
     "warmup": 1,
     "rounds": 2,
+    "queries": 2,
+    "reference_every": 2,
     "runs_per_round": 1,
     "batch_sizes": [1, 2],
     "batches_every": 1,
@@ -376,7 +500,9 @@ def test_the_calibrated_model_is_timed_loaded_and_reported(project, capsys):
     times = pd.read_csv("benchmark/times.csv")
     loads = ["query", "tokenization", "session", "batch of 1", "batch of 2"]
     assert times.groupby(["model", "load"]).size().to_dict() == {
-        (name, load): 2 for name in ("teacher", "bert-base-shape") for load in loads
+        **{(name, load): 2 for name in ("teacher", "bert-base-shape") for load in loads},
+        ("teacher", "test query"): 4,
+        ("bert-base-shape", "test query"): 2,
     }
     summary = pd.read_csv("benchmark/latency.csv", index_col="model")
     assert set(summary.index) == {"teacher", "bert-base-shape"}
@@ -391,8 +517,11 @@ def test_the_calibrated_model_is_timed_loaded_and_reported(project, capsys):
 
     load_test.main()
     select.main()
+    counts = {"weight": 1.0, "read": 9, "train": 7, "validation": 1, "highest_cosine": 0.8}
+    outliers.write([{"path": "near.txt", **counts, "dropped": {"in train": ["my balance"]}}])
     report.main()
     folder = Path("metrics/sample")
+    assert "| near.txt | 1 | 9 | 7 | 1 | 1 | 0.80 |" in (folder / "README.md").read_text()
     definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]
     outputs = {next(iter(out)).split("/")[-1] for out in definition["outs"] + definition["metrics"]}
     assert {path.name for path in folder.iterdir()} == outputs
@@ -453,7 +582,8 @@ def test_no_file_holds_nan(out_of_scope, project, capsys):
     folder = Path("metrics/sample")
     assert {folder / "summary.json", folder / "tables/load_test.json"} <= set(strictly_read())
     assert strictly_read()[Path("load_test/service.json")]["p99_ms"] is None
-    assert "No model has an out-of-scope threshold" in (folder / "README.md").read_text()
+    written = (folder / "README.md").read_text()
+    assert "No model has an out-of-scope threshold" in written and "Outliers" not in written
     assert "without an out-of-scope threshold" in capsys.readouterr().out
 
 

@@ -17,7 +17,8 @@ from transformers import (
 from stages.checkpoints import encoder
 from stages.core import processes
 from stages.core.errors import UserError
-from stages.core.settings import Teacher
+from stages.core.settings import Pretrained
+from stages.techniques.settings import General
 
 WITHOUT_A_HUB = (
     "name a local folder that holds it, or choose teacher=minilm and student=teacher-layers, "
@@ -27,7 +28,7 @@ WITHOUT_A_TOKENIZER = "choose a model that comes with its own tokenizer"
 INPUTS = ["input_ids", "attention_mask"]
 
 
-def locate(teacher: Teacher) -> str:
+def locate(teacher: Pretrained | General) -> str:
     """The folder or the hub name that `from_pretrained` takes, its checksum verified if one is given."""
     if teacher.source == "hub":
         return teacher.model
@@ -83,6 +84,11 @@ def classifier(name: str, labels: list[str], keep_head: bool = False) -> PreTrai
         _say(f"{name!r} was trained on {len(theirs)} other labels: it gets a new head over {len(labels)}")
         head.reset_parameters()
     return model
+
+
+def encoder_of(name: str) -> PreTrainedModel:
+    """The encoder `name`, without a head, in evaluation mode."""
+    return _read(name, ["a", "b"])[1].base_model.eval()  # type: ignore[return-value]
 
 
 def _read(name: str, labels: list[str]) -> tuple[dict[str, int], PreTrainedModel, dict]:

@@ -19,6 +19,8 @@ def check(p: Params) -> None:
 def _paths(p: Params) -> Iterator[tuple[str, Path]]:
     """The files and folders that `p` names, each with its setting."""
     yield "data.path", Path(p.data.path)
+    for i, file in enumerate(p.data.outliers):
+        yield f"data.outliers.{i}.path", Path(file.path)
     if p.data.source == "clinc150":
         local = p.data.local or os.environ.get("CLINC150_PATH")
         if local:

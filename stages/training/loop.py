@@ -25,9 +25,11 @@ CHECKPOINTS = Path(".checkpoints")
 def encode(table: pd.DataFrame, model: Path, **columns: np.ndarray) -> list[dict]:
     """The queries of `table` as training examples for the tokenizer of the folder `model`.
 
-    Each has `input_ids` (1-d int64 tensor), `labels` (int), and one row of each of `columns`,
-    arrays with a first dimension of len(table).
+    Each has `input_ids` (1-d int64 tensor), `labels` (int), `weight` if the table has it, and one row of each
+    of `columns`, arrays with a first dimension of len(table).
     """
+    if "weight" in table:
+        columns["weight"] = table["weight"].to_numpy()
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text, as it is when served
     encodings = tokenizer.encode_batch(table["text"].tolist())
@@ -55,6 +57,43 @@ class PadToLongest:
         lengths = torch.tensor([len(row) for row in ids])
         batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
         return batch
+
+
+class WeightedTrainer(Trainer):
+    """A Trainer whose loss is Σ w·l / Σ w over the queries of a step: l is cross entropy, w is `weight`.
+
+    Batches without a `weight` (evaluation) weigh all queries the same.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Have the batches of one accumulated step weighed together, and divide by their weight here.
+        self.model_accepts_loss_kwargs = True
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The batches of a step and the sum of their weights over all processes, in place of their number."""
+        batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and "weight" in batches[0]:
+            total = self.accelerator.gather(sum(batch["weight"].sum() for batch in batches).to(device)).sum()
+        return batches, total
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels, weight = inputs.pop("labels"), inputs.pop("weight", None)
+        outputs = model(**inputs)
+        losses = torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="none")
+        loss = self.weighted_mean(losses, weight, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def weighted_mean(self, losses, weight, total):
+        """Σ w·l over `total`, the weight of the whole step; without it, over that of this batch.
+
+        `losses` and `weight` have shape (batch,).
+        """
+        weight = torch.ones_like(losses) if weight is None else weight
+        loss = (weight * losses).sum()
+        if total is None:
+            return loss / weight.sum()
+        return self.accelerator.num_processes * loss / total  # of all processes, whose gradients are averaged
 
 
 def arguments(

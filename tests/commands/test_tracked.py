@@ -11,6 +11,7 @@ from stages.core import settings
 from stages.core.errors import UserError
 
 FILES = settings.compose(["data=files"])
+NEAR = settings.compose(["data=files", "data.outliers=[{path: near.txt}]"])
 CLINC150 = settings.compose(["experiment=clinc150"])
 HUB = settings.compose(["data=hub", "data.hub=banking77", "teacher=bert-base", "student=distilbert"])
 
@@ -56,6 +57,15 @@ def test_a_file(repository):
     )
     run("git", "add", "queries.csv")
     assert line() is None
+
+
+def test_outliers(repository):
+    for name in ("queries.csv", "near.txt"):
+        write(repository / name)
+    run("git", "add", "queries.csv")
+    assert line(NEAR).startswith("data.outliers.0.path: near.txt is untracked")
+    run("git", "add", "near.txt")
+    assert line(NEAR) is None
 
 
 def test_a_file_that_git_ignores(repository):
@@ -127,6 +137,7 @@ def test_links(repository, tmp_path):
 def test_the_other_files_that_settings_name(repository, monkeypatch):
     monkeypatch.delenv("CLINC150_PATH", raising=False)
     write(repository / CLINC150.data.path)
+    write(repository / CLINC150.data.outliers_path)
     run("git", "add", ".")
     assert line(CLINC150) is None
     write(repository / "data_oos_plus.json")

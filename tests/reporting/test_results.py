@@ -46,11 +46,17 @@ def accuracies(plain):
 
 def timed(ms, size):
     """Of a model of `ms` a query, half as much in a batch; intervals of ±5%."""
-    times = {"size_mb": size, "latency_mean_ms": ms + 0.1, "latency_std_ms": 0.2}
+    times = {
+        "size_mb": size,
+        "latency_queries": 1200 // ms,
+        "latency_mean_ms": ms + 0.1,
+        "latency_std_ms": 0.2,
+    }
     times |= {"latency_p50_ms": ms, "latency_p95_ms": ms + 1, "latency_p99_ms": ms + 2}
     for key, baseline in (("speedup", 10), ("speedup_over_bert_base", 40)):
         times |= {key: baseline / ms, f"{key}_low": 0.95 * baseline / ms, f"{key}_high": 1.05 * baseline / ms}
-    times |= {"overhead": 1.1, "batch_1_ms": ms, "batch_1_p95_ms": 2 * ms, "batch_8_ms": ms / 2}
+    times |= {"query_ms": ms - 0.1, "overhead": 1.1, "batch_1_ms": ms, "batch_1_p95_ms": 2 * ms}
+    times |= {"batch_8_ms": ms / 2}
     return times | {"batch_8_p95_ms": 0.75 * ms, "start_s": 3.0, "peak_mb": 100 * ms}
 
 
@@ -166,7 +172,9 @@ def test_what_cannot_be_had_is_a_dash(outputs):
     for name in (*ROWS, SHAPE):
         measured(name, **nothing)
     text = results.latency_markdown(results.timed(), ROWS, MACHINE)
-    assert text.splitlines()[4].startswith("| small | 2.00 | – | – | ×5.0 | ×20.0 | 2.00 | 1.00 | ×1.10 |")
+    assert text.splitlines()[4].startswith(
+        "| small | 2.10 | 2.00 | – | – | ×5.0 | ×20.0 | 1.90 | 2.00 | 1.00 | ×1.10 |"
+    )
     both = text + results.markdown(collect(), MACHINE)
     assert both.count("**No intervals.** An interval takes 6 `benchmark.rounds`.") == 2
     assert "nan" not in both
@@ -201,11 +209,11 @@ def test_markdown(outputs):
     lines = text.splitlines()
     assert is_table(lines[:6]) and lines[6] == ""
     assert lines[2] == (
-        "| *bert-base-shape, unfit* | – | – | – | – | 320.0 | 40.00 (42.00) | ×0.25 (0.24–0.26) | ×1.0 |"
+        "| *bert-base-shape, unfit* | – | – | – | – | 320.0 | 40.10 (42.00) | ×0.25 (0.24–0.26) | ×1.0 |"
     )
     assert lines[3].startswith("| teacher | 80.0% |")
     assert lines[4] == (
-        "| **small** | 81.0% | 82.0% | 83.0% | 50.0% | 16.0 | 2.00 (4.00) | ×5.0 (4.8–5.2) | ×20.0 |"
+        "| **small** | 81.0% | 82.0% | 83.0% | 50.0% | 16.0 | 2.10 (4.00) | ×5.0 (4.8–5.2) | ×20.0 |"
     )
     assert "a CPU; instruction sets for int8: avx2" in text
     assert "noisy" not in text
@@ -234,15 +242,19 @@ def test_latency_markdown(outputs):
     lines = text.splitlines()
     assert is_table(lines[:6]) and lines[6] == ""
     assert lines[0] == (
-        "| model | p50, ms | p95 | p99 | over the teacher (95%) | over BERT-base's shape (95%) | in a batch "
-        "of 1 (p95), ms | in a batch of 8 (p95), ms | over its parts | first answer after, s "
-        "| peak memory, MB |"
+        "| model | mean, ms | p50 | p95 | p99 | over the teacher (95%) | over BERT-base's shape (95%) "
+        "| fixed query, ms | in a batch of 1 (p95), ms | in a batch of 8 (p95), ms | over its parts "
+        "| first answer after, s | peak memory, MB |"
     )
     assert [line.split(" | ")[0] for line in lines[2:6]] == [f"| {name}" for name in (SHAPE, *ROWS)]
     assert lines[4] == (
-        "| small | 2.00 | 3.00 | 4.00 | ×5.0 (4.8–5.2) | ×20.0 (19.0–21.0) | 2.00 (4.00) | 1.00 (1.50) "
-        "| ×1.10 | 3.00 | 200 |"
+        "| small | 2.10 | 2.00 | 3.00 | 4.00 | ×5.0 (4.8–5.2) | ×20.0 (19.0–21.0) | 1.90 | 2.00 (4.00) "
+        "| 1.00 (1.50) | ×1.10 | 3.00 | 200 |"
     )
+    assert (
+        "are over 120 queries of the test split" in text
+    )  # as many as the model that answers fewest of ROWS
+    assert f"{SHAPE} is slow and answers 30 of them" in text
     assert "1 thread of a machine with 2 cores (a CPU; instruction sets for int8: avx2)" in text
     assert "python 3.11.9, torch 2.13.0, onnxruntime 1.32.0" in text
 
