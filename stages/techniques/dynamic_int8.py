@@ -27,11 +27,10 @@ def quantize(
         from onnx import TensorProto
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        from stages.techniques import int4_embeddings
+        from stages.techniques import int8_embeddings
 
         model = onnx.load(parent / "model.onnx")
-        if embedding_bits == 4:
-            int4_embeddings.rewrite(model)
+        int8_embeddings.rewrite(model, embedding_bits)
         quantize_dynamic(
             model,
             folder / "model.onnx",

@@ -84,9 +84,9 @@ def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool, embed
     """Have every linear layer of `model` compute as in int8, and freeze the embeddings on their grids.
 
     `reduce_range` keeps the weights to 7 bits. ONNX Runtime has 8-bit embeddings and their layer norm in one
-    operator, whose int8 rounds the norm's weight and bias too; after 4-bit ones the norm is float. All of it
-    is in float32, where the Trainer would have bf16 too: the 8 bits of its significand would move what is on
-    the int8 grids.
+    operator, whose int8 rounds the norm's weight and bias too; after 4-bit or factorised ones the norm is
+    float. All of it is in float32, where the Trainer would have bf16 too: the 8 bits of its significand would
+    move what is on the int8 grids.
     """
     first_alone: tuple[nn.Linear, ...] = ()  # as export writes the last block
     if model.config.model_type in FAMILIES:
@@ -96,7 +96,9 @@ def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool, embed
         if isinstance(module, nn.Linear):
             rounded = RoundedWeight(64 if reduce_range else 127, per_channel)
             parametrize.register_parametrization(module, "weight", rounded)
-            module.register_forward_pre_hook(round_first_input if module in first_alone else round_input)
+            # ONNX Runtime multiplies 8-bit words by their projection as they are.
+            if embedding_bits == 4 or module is not getattr(encoder.words(model), "projection", None):
+                module.register_forward_pre_hook(round_first_input if module in first_alone else round_input)
     embeddings = model.base_model.get_submodule("embeddings")
     for module in embeddings.modules():
         if isinstance(module, nn.Embedding):
@@ -107,8 +109,8 @@ def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool, embed
                 scale, zero = int8.scale_and_zero_point(values, symmetric=False)
                 grid = int8.dequantize(int8.quantize(values, scale, zero), scale, zero)
             module.weight.data = torch.from_numpy(grid)
-            module.requires_grad_(False)
-    if embedding_bits == 8:
+            module.weight.requires_grad_(False)
+    if embedding_bits == 8 and not encoder.embedding_rank(model):
         for name in ("weight", "bias"):
             parametrize.register_parametrization(embeddings.get_submodule("LayerNorm"), name, RoundedVector())
     forward = model.forward

@@ -196,6 +196,14 @@ class VocabularyPruning(Technique):
 EmbeddingBits = Literal[4, 8]
 
 
+@technique("factorize")
+class Factorize(Distillation):
+    """Words of `rank` entries. Even, as two 4-bit integers make a byte."""
+
+    rank: Annotated[int, Field(ge=2, multiple_of=2)]
+    freeze_embeddings: bool = SHARED
+
+
 class Int8Weights(Section):
     """A scale for each output channel, or for each matrix; 7 bits in the reduced range, or 8."""
 

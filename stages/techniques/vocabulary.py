@@ -189,7 +189,9 @@ def prune(parent: Path, folder: Path, texts: Iterable[str], vocab_size: int = 0,
     used |= {piece for piece, i in tokenizer.get_vocab().items() if i in named.values()}
     key = next(name for name in weights if name.endswith(EMBEDDINGS))
     before = weights[key]
-    pruned, rows = pruned_tokenizer(source, used, vocab_size, before if share else None)
+    projection = weights.get(key.replace("word_embeddings", "word_embeddings.projection"))
+    whole = before if projection is None else before @ projection.T
+    pruned, rows = pruned_tokenizer(source, used, vocab_size, whole if share else None)
 
     place = {old: new for new, old in enumerate(rows)}
     after = weights[key] = before[rows]

@@ -8,7 +8,7 @@ from stages.core.errors import UserError
 from stages.core.model_folder import size_mb
 from stages.runtime import load
 from stages.runtime.onnx_session import OnnxSession
-from stages.techniques import dynamic_int8, int4_embeddings
+from stages.techniques import dynamic_int8, int8_embeddings
 
 QUERIES = ["send money to my car", "rent a car in w20", "my balance", "w33 w44 w55"]
 
@@ -132,7 +132,7 @@ def test_4_bit_embeddings_change_nothing_else(models, name):
     """The logits are those of fp32 on the rounded tables; beyond the embeddings, int8 is what it was."""
     written = onnx.load(models / f"{name}-ort" / "model.onnx")
     rounded = onnx.load(models / f"{name}-ort" / "model.onnx")
-    int4_embeddings.rewrite(written)
+    int8_embeddings.rewrite(written, 4)
     new = {t.name: onnx.numpy_helper.to_array(t) for t in written.graph.initializer}
     for tensor in rounded.graph.initializer:
         table = None

@@ -118,12 +118,14 @@ def alone(made):
     return loop.logits(made, random_rows(), batch_size=1)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("bits", "rank"), [(8, None), (4, None), (8, 8), (4, 8)])
 @pytest.mark.parametrize(("kind", "per_channel"), [("distilbert", True), ("bert", False)])
-def test_onnx_runtime_computes_what_was_trained(kind, per_channel, bits, bert, tmp_path, monkeypatch):
+def test_onnx_runtime_computes_what_was_trained(kind, per_channel, bits, rank, bert, tmp_path, monkeypatch):
     """In its dynamic int8, of the reduced range (in which no CPU saturates)."""
     monkeypatch.chdir(tmp_path)
     made = model(kind, bert)
+    if rank:
+        encoder.factorise(made, rank).weight.requires_grad_(False)
     qat.prepare(made, per_channel, reduce_range=True, embedding_bits=bits)
     train(made)
     prepared = alone(made)
@@ -143,7 +145,7 @@ def test_onnx_runtime_computes_what_was_trained(kind, per_channel, bits, bert, t
         if name.endswith("_quantized")
     ]
     for name in [name for name in tensors if name.endswith("_4bit")]:
-        halves = np.stack([tensors[name] & 15, tensors[name] >> 4], axis=-1).reshape(60, 16)
+        halves = np.stack([tensors[name] & 15, tensors[name] >> 4], axis=-1).reshape(60, -1)
         stored.append(int4.dequantize(halves, tensors[name.replace("_4bit", "_scales")]))
     stored += [tensors["token_type"]] if "token_type" in tensors else []
     trained = [w.T for w in weights(made, nn.Linear).values()]
