@@ -1,7 +1,9 @@
 """An intent classifier made small and fast, one declared stage at a time.
 
     download ── data/
-    teacher ─── models/teacher, logits/train.npy    a pretrained encoder, fine-tuned
+    teacher ─── models/teacher                      a pretrained encoder, fine-tuned; others beside it
+    logits ──── logits/<teacher>                    what each answers to queries and unlabelled text
+    soft_labels soft_labels/                        the mean, which students learn from
     general ─── models/<name>                       a student of the pretrained encoder, without labels
     compress ── models/<name>                       one technique applied to one parent:
         distill      a smaller model taught by the teacher's logits

@@ -94,6 +94,18 @@ def test_sample(download, capsys):
     assert written()["train.parquet"] != first["train.parquet"]
 
 
+def test_unlabelled_text(download, capsys):
+    write_csv("queries.csv", QUERIES)
+    Path("logs.txt").write_text("TRANSFER 3\nwhere is my parcel\n\nOos  1\nwhere is  my parcel\n")
+    download("files")
+    assert tables.read("unlabelled")["text"].tolist() == []
+    without = written()
+    download("files", unlabelled={"files": ["logs.txt"], "files_path": "logs.txt"})
+    assert tables.read("unlabelled")["text"].tolist() == ["where is my parcel"]
+    assert capsys.readouterr().out.endswith("test: 6 queries, 3 intents\nunlabelled: 1 texts\n")
+    assert {**without, "unlabelled.parquet": b""} == {**written(), "unlabelled.parquet": b""}
+
+
 def test_files(download, capsys):
     write_csv("queries.csv", QUERIES)
     download("files")

@@ -17,13 +17,26 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 
-from stages import benchmark, compress, evaluate, general, load_test, report, runtime, select, teacher
+from stages import (
+    benchmark,
+    compress,
+    evaluate,
+    general,
+    load_test,
+    logits,
+    report,
+    runtime,
+    select,
+    soft_labels,
+    teacher,
+)
 from stages.core.model_folder import TOKENIZER
 from stages.data import domains, outliers, tables
 from stages.measurement import identity
 from stages.techniques import distill
 from stages.techniques.distill import from_teacher_layers
 from stages.techniques.settings import TECHNIQUES
+from stages.training import loop
 
 ROOT = Path(__file__).parents[1]
 LABELS = tables.Labels(["transfer", "oos", "balance"], "oos")
@@ -57,6 +70,14 @@ HUB_STUDENT = {"init": "hub", "model": "distilbert", "freeze_embeddings": False}
 ONE = {"name": "one", "model": "teacher"}
 
 
+def teach(*names):
+    """The stages of the teachers, "teacher" and those called `names`, up to the soft labels."""
+    for name in ("teacher", *names):
+        teacher.main(name)
+        logits.main(name)
+    soft_labels.main()
+
+
 def logits_of(folder):
     return runtime.load(folder).logits(list(QUERIES))
 
@@ -68,26 +89,93 @@ def recipe(name):
 def test_a_teacher_that_is_ready(project):
     """No training; its head in the data's order; its logits over the training split are kept."""
     project(teacher=READY)
-    teacher.main()
+    teach()
     assert json.loads(Path("models/teacher/config.json").read_text())["id2label"] == {
         "0": "transfer", "1": "oos", "2": "balance",
     }  # fmt: skip
-    np.testing.assert_allclose(np.load("logits/train.npy"), logits_of("models/teacher"), atol=1e-5)
+    np.testing.assert_allclose(np.load("soft_labels/train.npy"), logits_of("models/teacher"), atol=1e-5)
     assert recipe("teacher")["history"] == []
 
 
 def test_a_teacher_that_is_fine_tuned(project):
     project(teacher={**READY, "epochs": 20, "learning_rate": 1e-2})
-    teacher.main()
+    teach()
     history = recipe("teacher")["history"]
     assert len(history) == 20
     losses = [entry["loss"] for entry in history]
     assert sum(losses[-5:]) < sum(losses[:5])
 
 
+def test_the_mean_of_teachers_that_read_differently(project, capsys):
+    """Each with its own tokenizer; models/teacher stays the first; a student's recipe names them."""
+    save_as_hub(tiny_roberta(), bpe_tokenizer(), "roberta")
+    own = {"other": {"model": "roberta"}}
+    project(teacher=READY, teachers=own, distill={"student": HUB_STUDENT, "epochs": 1})
+    teach("other")
+    assert ids("models/teacher") == ids("bert") and ids("models/other") == ids("roberta")
+    logits_each = [logits_of(f"models/{name}") for name in ("teacher", "other")]
+    assert abs(logits_each[0] - logits_each[1]).max() > 0.1
+    for split in ("train", "validation"):
+        np.testing.assert_allclose(np.load(f"logits/other/{split}.npy"), logits_each[1], atol=1e-5)
+    mean = (logits_each[0] + logits_each[1] * logits_each[0].std() / logits_each[1].std()) / 2
+    np.testing.assert_allclose(np.load("soft_labels/train.npy"), mean, atol=1e-4)
+    right = {
+        name: float((logits.argmax(-1) == [0, 2, 1]).mean())
+        for name, logits in zip(("teacher", "other", "mean"), [*logits_each, mean], strict=True)
+    }
+    said = [f"{name}: {100 * accuracy:.1f}% of validation" for name, accuracy in right.items()]
+    assert capsys.readouterr().out.splitlines()[-3:] == said
+    compress.main("distill", "distilled")
+    made = recipe("distilled")["teachers"]
+    assert made["validation_accuracy"] == right
+    assert made["teachers"]["other"]["model"] == "roberta"
+
+
+def test_a_frozen_encoder_is_given_a_head(project):
+    tiny_bert().bert.save_pretrained("bert")  # without one
+    encoder = load_file("bert/model.safetensors")
+    project(teacher={**READY, "freeze_encoder": True})
+    teach()
+    weights = load_file("models/teacher/model.safetensors")
+    assert all(np.array_equal(weights[f"bert.{name}"], value) for name, value in encoder.items())
+    assert logits_of("models/teacher").argmax(-1).tolist() == [0, 2, 1]
+    assert recipe("teacher")["history"] == []
+
+
+UNLABELLED = ["send w21", "my w22 car", "a"]
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_unlabelled_text(project, learns, monkeypatch):
+    """Its soft labels are the teacher's logits, row by row; without the setting, it is left out."""
+    table = pd.DataFrame(QUERIES.items(), columns=["text", "intent"])
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS, UNLABELLED)
+    project(
+        data={"unlabelled": {"changed": 1}},
+        teacher=READY,
+        distill={"student": HUB_STUDENT, "epochs": 2, "unlabelled": learns},
+    )
+    teach()
+    expected = runtime.load("models/teacher").logits(UNLABELLED)
+    np.testing.assert_allclose(np.load("soft_labels/unlabelled.npy"), expected, atol=1e-5)
+    seen = []
+    fit = loop.fit
+    monkeypatch.setattr(
+        loop, "fit", lambda trainer, identity: seen.extend(trainer.train_dataset) or fit(trainer, identity)
+    )
+    compress.main("distill", "distilled")
+    assert [row["labels"] for row in seen] == [0, 2, 1] + 3 * [loop.UNLABELLED] * learns
+    for row, text, logits_ in zip(
+        seen, [*QUERIES, *UNLABELLED], [*logits_of("models/teacher"), *expected], strict=False
+    ):
+        assert row["input_ids"].tolist() == ids("distilbert", text)
+        np.testing.assert_allclose(row["teacher_logits"], logits_, atol=1e-5)
+    assert [entry["epoch"] for entry in recipe("distilled")["history"]] == [1, 2]
+
+
 def test_a_hubs_student(project):
     project(teacher=READY, distill={"epochs": 2, "student": HUB_STUDENT})
-    teacher.main()
+    teach()
     compress.main("distill", "distilled")
     config = json.loads(Path("models/distilled/config.json").read_text())
     assert (config["model_type"], config["n_layers"]) == ("distilbert", 1)
@@ -115,7 +203,7 @@ def test_a_student_reads_with_its_own_tokenizer(project, large, small, length, c
         distill={"student": {**HUB_STUDENT, "model": small}, "epochs": 40, "learning_rate": 3e-2},
         variants={"distill": {"distilled": ALONE}},
     )
-    teacher.main()
+    teach()
     compress.main("distill", "distilled")
     assert ids("models/teacher") == ids(large) != ids(small) == ids("models/distilled")
     answers = runtime.load("models/distilled").predict(list(QUERIES))
@@ -134,7 +222,7 @@ def test_a_student_reads_with_its_own_tokenizer(project, large, small, length, c
 def test_a_roberta_has_no_layers_for_a_distilbert(project):
     save_as_hub(tiny_roberta(), bpe_tokenizer(), "roberta")
     project(teacher={**READY, "model": "roberta"})
-    teacher.main()
+    teach()
     with pytest.raises(SystemExit, match="the teacher is a roberta: choose student=distilbert"):
         compress.main("distill", "distilled")
     assert [path.name for path in Path("models").iterdir()] == ["teacher"]
@@ -156,7 +244,7 @@ def test_a_checkpoint_of_another_task(project, model, capsys):
         teacher={**READY, "model": "sentiment", "epochs": 1},
         distill={"student": {**HUB_STUDENT, "model": "sentiment"}, "epochs": 1},
     )
-    teacher.main()
+    teach()
     compress.main("distill", "distilled")
     said = "'sentiment' was trained on 2 other labels: it gets a new head over 3\n"
     assert capsys.readouterr().out.count(said) == 2
@@ -166,7 +254,7 @@ def test_a_checkpoint_of_another_task(project, model, capsys):
         assert list(config["id2label"].values()) == LABELS.names
     project(teacher={**READY, "model": "sentiment"})
     with pytest.raises(SystemExit, match=r"'sentiment' was trained on 2 other labels .*set teacher.epochs"):
-        teacher.main()
+        teach()
 
 
 def test_a_killed_stages_scratch_is_removed_by_the_next(project):
@@ -175,7 +263,7 @@ def test_a_killed_stages_scratch_is_removed_by_the_next(project):
     left = Path(f"models/.teacher.{process.pid}.part/teacher")
     left.mkdir(parents=True)
     project(teacher=READY)
-    teacher.main()
+    teach()
     assert [path.name for path in Path("models").iterdir()] == ["teacher"]
 
 
@@ -188,7 +276,7 @@ def test_a_variants_own_layers(project, monkeypatch):
         distill={"student": layers},
         variants={"distill": {"distilled": {**kd, "layers": [0, 2]}, "fine-tuned": kd}},
     )
-    teacher.main()
+    teach()
     for name, count in (("distilled", 2), ("fine-tuned", 3)):
         compress.main("distill", name)
         assert json.loads(Path(f"models/{name}/config.json").read_text())["n_layers"] == count
@@ -313,7 +401,7 @@ def test_students_of_a_students_recipes(project):
             "qat": {"qat": kd},
         },
     )
-    teacher.main()
+    teach()
     stages = {
         "distilled": "distill",
         "magnitude": "prune",
@@ -362,7 +450,7 @@ def test_every_technique_that_trains_runs_on_two_processes(project):
         variants=rest | variants,
         load_test={"scenarios": [ONE]},
     )
-    teacher.main()
+    teach()
     for stage, lines in variants.items():
         for name in lines:
             command = [*TORCHRUN, "-m", "stages.compress", stage, name]
@@ -408,7 +496,7 @@ def measured(project, **sections):
     """The stages teacher and evaluate of a teacher that is ready, the only row."""
     defaults = {"variants": {"rows": {"teacher": "table"}}, "load_test": {"scenarios": [ONE]}}
     project(teacher=READY, **(defaults | sections))
-    teacher.main()
+    teach()
     evaluate.main("teacher")
     return json.loads(Path("evaluations/teacher/accuracy.json").read_text())
 
@@ -601,7 +689,7 @@ def test_only_cached_scenarios_of_few_queries(project):
 
 def test_a_model_that_has_diverged(project):
     project(teacher=READY, variants={"rows": {"teacher": "table"}}, load_test={"scenarios": [ONE]})
-    teacher.main()
+    teach()
     weights = load_file("models/teacher/model.safetensors")
     save_file(
         {**weights, "classifier.bias": weights["classifier.bias"] * np.nan},
@@ -645,7 +733,7 @@ def test_an_interrupted_stage_leaves_nothing_half_written(project, monkeypatch):
         "transformers.Trainer.train", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(SystemExit) as stopped:
-        teacher.main()
+        teach()
     assert stopped.value.code == 130
     assert list(Path("models").iterdir()) == []
     assert not Path("logits").exists()
@@ -654,7 +742,7 @@ def test_an_interrupted_stage_leaves_nothing_half_written(project, monkeypatch):
 def test_an_unreachable_hub_is_one_line(project, capsys):
     project(teacher={**READY, "model": "nobody/nothing"})
     with pytest.raises(SystemExit, match=r"error: cannot load 'nobody/nothing'"):
-        teacher.main()
+        teach()
 
 
 def test_a_student_of_a_student_is_refused(project):
@@ -665,6 +753,6 @@ def test_a_student_of_a_student_is_refused(project):
         Path("bert/tokenizer_config.json").read_bytes()
     )
     project(teacher={**READY, "model": "small"})
-    teacher.main()
+    teach()
     with pytest.raises(SystemExit, match="the teacher is a distilbert"):
         compress.main("distill", "distilled")

@@ -34,6 +34,29 @@ class Outliers(Section):
     max_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
 
 
+class Unlabelled(Section):
+    """Text without labels: of files, of the package chitchat-dataset, and training queries, changed."""
+
+    files: list[str] = Field(default_factory=list)
+    files_path: str = "stages/data/unlabelled.py"
+    chitchat: Annotated[int, Field(ge=0)] = 0
+    changed: Annotated[int, Field(ge=0)] = 0
+    limit: Count | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.chitchat or self.changed)
+
+    @model_validator(mode="after")
+    def _files_are_watched(self):
+        for file in self.files:
+            if Path(self.files_path) not in (Path(file), *Path(file).parents):
+                raise ValueError(
+                    f"files has {file}, and DVC watches {self.files_path}: set files_path to a folder that "
+                    "holds all the files"
+                )
+        return self
+
+
 class Data(Section):
     path: str
     out_of_scope: DataName | None
@@ -42,6 +65,7 @@ class Data(Section):
     outliers_path: str
     max_length: Annotated[int, Field(ge=8, le=512)]
     duplicates: Literal["error", "drop", "first"]
+    unlabelled: Unlabelled = Unlabelled()
 
     @model_validator(mode="after")
     def _outliers_have_a_label(self):
@@ -113,10 +137,25 @@ class Pretrained(Section):
 
 
 class Teacher(Pretrained, Training):
-    """`epochs: 0` takes a model that is already fine-tuned as it is."""
+    """`epochs: 0` takes a model that is fine-tuned already, or fits a head to an encoder that is frozen."""
 
     freeze_embeddings: bool
+    freeze_encoder: bool
     epochs: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _frozen_encoders_have_no_epochs(self):
+        if self.freeze_encoder and self.epochs:
+            raise ValueError(
+                f"freeze_encoder leaves nothing to train in {self.epochs} epochs: set epochs to 0"
+            )
+        return self
+
+
+class OneTeacher(Teacher):
+    """One of the teachers: the settings of `teacher`, with its own in place of some."""
+
+    seed: Seed
 
 
 class Calibrate(Section):
@@ -299,19 +338,20 @@ Sections = create_model(
 class Variants(Section):
     """The models of conf/variants/: how each is made, by which stage, and which are evaluated."""
 
+    teachers: list[Name]
     models: dict[Name, Technique]
     stages: dict[Name, str]
     rows: dict[Name, Literal["table", "sweep"]]
 
     @property
     def parents(self) -> dict[str, str]:
-        """The parent of each model but the teacher."""
+        """The parent of each model but the teachers."""
         return {name: technique.parent for name, technique in self.models.items()}
 
     def lineage(self, name: str) -> list[dict]:
         """From the teacher to the model: `stage`, `name` and settings of each step."""
-        if name == "teacher":
-            return [{"stage": "teacher", "name": "teacher"}]
+        if name in self.teachers:
+            return [{"stage": "teacher", "name": name}]
         technique = self.models[name]
         step = {"stage": self.stages[name], "name": name, **technique.model_dump(exclude_none=True)}
         return [*self.lineage(technique.parent), step]
@@ -323,7 +363,7 @@ class Variants(Section):
 
     @model_validator(mode="after")
     def _models_exist(self):
-        names = ["teacher", *self.models]
+        names = [*self.teachers, *self.models]
         for name in [*self.parents.values(), *self.rows]:
             if name not in names:
                 raise ValueError(f"there is no model {name!r}; there are {', '.join(names)}")
@@ -355,6 +395,7 @@ class Variants(Section):
 class Params(Sections):  # type: ignore[valid-type, misc]
     data: Annotated[SampleData | Clinc150Data | FilesData | HubData, Field(discriminator="source")]
     teacher: Teacher
+    teachers: dict[Name, OneTeacher]
     variants: Variants
     calibrate: Calibrate
     evaluate: Evaluate
@@ -374,6 +415,16 @@ class Params(Sections):  # type: ignore[valid-type, misc]
             if scenario.model not in self.variants.rows:
                 raise ValueError(
                     f"load_test.scenarios: {name} has model {scenario.model!r}, which is not in variants.rows"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_unlabelled_text(self):
+        for name, technique in self.variants.models.items():
+            if getattr(technique, "unlabelled", False) and not self.data.unlabelled:
+                raise ValueError(
+                    f"{name} has unlabelled: true, and data.unlabelled names no text: set its files, "
+                    "chitchat or changed"
                 )
         return self
 
@@ -407,7 +458,8 @@ def _checked(values, source: str) -> Params:
     try:
         if isinstance(values, dict) and isinstance(values.get("variants"), dict):
             Sections.model_validate({stage: values[stage] for stage in TECHNIQUES if stage in values})
-            values = {**values, "variants": _variants(values)}
+            teachers = _teachers(values)
+            values = {**values, "teachers": teachers, "variants": _variants(values, [*teachers])}
         return Params.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{source}: {_explain(error)}") from None
@@ -415,7 +467,17 @@ def _checked(values, source: str) -> Params:
         raise UserError(f"{source}: {error}") from None
 
 
-def _variants(values: dict) -> dict:
+def _teachers(values: dict) -> dict[str, dict]:
+    """Each of `teachers`, its settings in place of those of `teacher`, and `seed`."""
+    shared = {key: values[key] for key in ("seed",) if key in values}
+    shared |= _table(values.get("teacher"), "teacher")
+    teachers = _table(values.get("teachers"), "teachers")
+    if teachers.get("teacher") != {}:
+        raise UserError("teachers.teacher should be {}: its settings are those of `teacher`")
+    return {name: shared | _table(own, f"teachers.{name}") for name, own in teachers.items()}
+
+
+def _variants(values: dict, teachers: list[str]) -> dict:
     """The fields of Variants: each line with what it shares with the section of its stage."""
     lines = values["variants"]
     for key in lines:
@@ -428,7 +490,7 @@ def _variants(values: dict) -> dict:
         for name, line in _table(lines.get(stage, {}), f"variants.{stage}").items():
             place = f"variants.{stage}.{name}"
             kind = _kind(kinds, _table(line, place), place)
-            if name in ("teacher", *models):
+            if name in (*teachers, *models):
                 raise UserError(f"{place}: the name {name!r} is taken; give each model its own")
             shared = {key: section[key] for key in kind.shared() if key in section}
             try:
@@ -439,7 +501,7 @@ def _variants(values: dict) -> dict:
                     place = "" if key == ("seed",) else stage
                 raise UserError(_explain(error, place)) from None
             stages[name] = stage
-    return {"models": models, "stages": stages, "rows": lines.get("rows")}
+    return {"teachers": teachers, "models": models, "stages": stages, "rows": lines.get("rows")}
 
 
 def _table(value, place: str) -> dict:

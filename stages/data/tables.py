@@ -1,6 +1,10 @@
-"""The data as every stage after `download` sees it: data/<split>.parquet and data/labels.json."""
+"""The data as every stage after `download` sees it: data/<split>.parquet and data/labels.json.
+
+data/unlabelled.parquet has texts alone, perhaps none.
+"""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +28,12 @@ class Labels:
         return None if self.out_of_scope is None else self.names.index(self.out_of_scope)
 
 
-def write(folder: Path | str, tables: dict[str, pd.DataFrame], labels: Labels) -> None:
+def write(
+    folder: Path | str, tables: dict[str, pd.DataFrame], labels: Labels, unlabelled: Sequence[str] = ()
+) -> None:
     """Write the splits: columns `text` and `intent` become `text` and `label`, the class index.
 
-    Train has a `weight` (float32) too, 1 for what comes without.
+    Train has a `weight` (float32) too, 1 for what comes without. `unlabelled` are texts alone.
     """
     index = {name: i for i, name in enumerate(labels.names)}
     with replacing(folder) as scratch:
@@ -38,11 +44,16 @@ def write(folder: Path | str, tables: dict[str, pd.DataFrame], labels: Labels) -
             if split == "train":
                 encoded["weight"] = np.float32(table.get("weight", 1.0))
             encoded.to_parquet(scratch / f"{split}.parquet", index=False)
+        texts = pd.DataFrame({"text": pd.Series(unlabelled, dtype="str")})
+        texts.to_parquet(scratch / "unlabelled.parquet", index=False)
         (scratch / "labels.json").write_text(json.dumps(vars(labels), indent=2) + "\n")
 
 
 def read(split: str, folder: Path | str = "data") -> pd.DataFrame:
-    """One split, columns `text` (str) and `label` (int64), and of train `weight` (float32)."""
+    """One split, columns `text` (str) and `label` (int64), and of train `weight` (float32).
+
+    `unlabelled` has `text` alone.
+    """
     return pd.read_parquet(Path(folder) / f"{split}.parquet")
 
 

@@ -51,10 +51,14 @@ class Training(Section):
 
 
 class Distillation(Training, Technique):
-    """A training on the teacher's logits; `alpha` weighs the true labels, `temperature` softens both."""
+    """A training on the teachers' logits; `alpha` weighs the true labels, `temperature` softens both.
+
+    With `unlabelled`, on those of the text of data.unlabelled too.
+    """
 
     alpha: Fraction
     temperature: Positive
+    unlabelled: bool = Field(False, json_schema_extra={"shared": True})
     seed: Seed = SHARED
 
 

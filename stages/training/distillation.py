@@ -15,7 +15,7 @@ from stages.techniques.settings import Distillation, Training
 from stages.training import loop
 from stages.training.layerwise import Layerwise
 
-TEACHER_LOGITS = Path("logits/train.npy")
+SOFT_LABELS = Path("soft_labels")
 
 
 def distillation_loss(
@@ -25,21 +25,28 @@ def distillation_loss(
     alpha: float,
     temperature: float,
     reduction: str = "mean",
+    labelled: float | None = None,
 ) -> torch.Tensor:
     """alpha · CE(labels, student) + (1 − alpha) · T² · KL(teacher ‖ student), both softened by T.
 
-    Logits have shape (batch, labels), `labels` (batch,). `reduction` over the batch: "mean", "sum", or
-    "none", which gives shape (batch,). The T² keeps the size of the soft targets' gradient independent
-    of T (section 2.1 of the paper).
+    Logits have shape (batch, labels), `labels` (batch,). A row of the label UNLABELLED has soft labels alone:
+
+        L = alpha / |H| · Σ_{i ∈ H} CE(y_i, s_i) + (1 − alpha) · T² / n · Σ_i KL(p_i ‖ q_i)
+
+    over the n rows, of which H have labels. `reduction` is "mean", L, "sum", n · L, or "none", n · L row by
+    row, shape (batch,). `labelled` is |H| / n, that of the batch unless it is given. The T² keeps the size of
+    the soft targets' gradient independent of T (section 2.1 of the paper).
     """
-    hard = F.cross_entropy(student_logits, labels, reduction="none")
+    if labelled is None:
+        labelled = (labels != loop.UNLABELLED).float().mean().item() or 1.0
+    hard = F.cross_entropy(student_logits, labels, reduction="none", ignore_index=loop.UNLABELLED)
     soft = F.kl_div(
         F.log_softmax(student_logits / temperature, dim=-1),
         F.log_softmax(teacher_logits / temperature, dim=-1),
         reduction="none",
         log_target=True,
     ).sum(-1)
-    losses = alpha * hard + (1 - alpha) * temperature**2 * soft
+    losses = alpha * hard / labelled + (1 - alpha) * temperature**2 * soft
     return losses if reduction == "none" else getattr(losses, reduction)()
 
 
@@ -73,6 +80,17 @@ class DistillationTrainer(loop.WeightedTrainer):
         super().__init__(*args, **kwargs)
         self.penalty = penalty
         self.layerwise = layerwise
+        self.labelled: float | None = None
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """As of a WeightedTrainer; `labelled` is the share of the step's weight that has labels."""
+        batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and "weight" in batches[0]:
+            labelled = sum(
+                (batch["weight"] * (batch["labels"] != loop.UNLABELLED)).sum() for batch in batches
+            )
+            self.labelled = (self.accelerator.gather(labelled.to(device)).sum() / total).item() or 1.0
+        return batches, total
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         labels, weight = inputs.pop("labels"), inputs.pop("weight", None)
@@ -82,8 +100,15 @@ class DistillationTrainer(loop.WeightedTrainer):
         if teacher_logits is None:
             losses = F.cross_entropy(outputs.logits, labels, reduction="none")
         else:
+            labelled = None if num_items_in_batch is None else self.labelled
             losses = distillation_loss(
-                outputs.logits, teacher_logits, labels, self.args.alpha, self.args.temperature, "none"
+                outputs.logits,
+                teacher_logits,
+                labels,
+                self.args.alpha,
+                self.args.temperature,
+                "none",
+                labelled,
             )
         if layerwise is not None:
             student: PreTrainedModel = self.model  # type: ignore[assignment]
@@ -122,14 +147,20 @@ def distil(
     """Train `student` in place on data/, under the `name` of its checkpoints, and return the epochs' history.
 
     `tokenizer` is the folder of the tokenizer that it reads with, the teacher's or its own: the soft targets
-    are the teacher's logits over the training split, cached by query. `hyper` replaces the hyper-parameters
-    of `settings`. AdamW, unless an `optimizer` is given, on a linear learning-rate schedule. Encoder weights
-    that are zero at the start stay zero: a second technique keeps what the first has pruned. `layerwise`
-    teaches the layers, too.
+    are the teachers' mean logits, cached by query, over the training split and, if `settings` say so, the
+    unlabelled text. `hyper` replaces the hyper-parameters of `settings`. AdamW, unless an `optimizer` is
+    given, on a linear learning-rate schedule. Encoder weights that are zero at the start stay zero: a second
+    technique keeps what the first has pruned. `layerwise` teaches the layers, too.
     """
     hyper = hyper or settings
     encoder.set_dropout(student, hyper.dropout)
-    train = loop.encode(tables.read("train"), tokenizer, teacher_logits=np.load(TEACHER_LOGITS))
+    train = [
+        example
+        for split in (("train", "unlabelled") if settings.unlabelled else ("train",))
+        for example in loop.encode(
+            tables.read(split), tokenizer, teacher_logits=np.load(SOFT_LABELS / f"{split}.npy")
+        )
+    ]
     if layerwise is not None:
         layerwise.attach(student, train)
     trainer = DistillationTrainer(

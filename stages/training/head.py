@@ -19,7 +19,7 @@ def fit(model: PreTrainedModel, examples: list[dict]) -> None:
     name, head = encoder.output_layer(model)
     place, _, attribute = name.rpartition(".")
     setattr(model.get_submodule(place), attribute, torch.nn.Identity())
-    features = loop.logits(model, examples)
+    features = loop.logits(model, examples, bar="features")
     setattr(model.get_submodule(place), attribute, head)
     labels = [example["labels"] for example in examples]
     counts = [example.get("weight", 1.0) for example in examples]

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from tokenizers import Tokenizer
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from stages.core import processes
@@ -20,20 +21,21 @@ from stages.techniques.settings import Training
 from stages.training import progress
 
 CHECKPOINTS = Path(".checkpoints")
+UNLABELLED = -100  # as torch's cross entropy has it
 
 
 def encode(table: pd.DataFrame, model: Path, **columns: np.ndarray) -> list[dict]:
     """The queries of `table` as training examples for the tokenizer of the folder `model`.
 
-    Each has `input_ids` (1-d int64 tensor), `labels` (int), `weight` if the table has it, and one row of each
-    of `columns`, arrays with a first dimension of len(table).
+    Each has `input_ids` (1-d int64 tensor), `labels` (int; UNLABELLED where `table` has no labels), `weight`
+    (1 where it has none), and one row of each of `columns`, arrays with a first dimension of len(table).
     """
-    if "weight" in table:
-        columns["weight"] = table["weight"].to_numpy()
+    columns["weight"] = table.get("weight", pd.Series(1.0, table.index)).to_numpy(np.float32)
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text, as it is when served
     encodings = tokenizer.encode_batch(table["text"].tolist())
-    rows = zip(encodings, table["label"].tolist(), *columns.values(), strict=True)
+    labels = table.get("label", pd.Series(UNLABELLED, table.index)).tolist()
+    rows = zip(encodings, labels, *columns.values(), strict=True)
     return [
         {"input_ids": torch.tensor(encoding.ids), "labels": label, **dict(zip(columns, values, strict=True))}
         for encoding, label, *values in rows
@@ -205,13 +207,19 @@ def _fingerprint(trainer, identity: str) -> str:
 
 
 @torch.inference_mode()
-def logits(model: PreTrainedModel, examples: list[dict], batch_size: int = 128) -> np.ndarray:
-    """The model's logits for each example, shape (len(examples), labels), float32, on its device."""
+def logits(model: PreTrainedModel, examples: list[dict], batch_size: int = 128, bar: str = "") -> np.ndarray:
+    """The model's logits for each example, shape (len(examples), labels), float32, on its device.
+
+    If it takes seconds, a progress bar shows, called `bar`.
+    """
+    if not examples:
+        return np.empty((0, len(model.config.id2label or {})), np.float32)
     model.eval()
     collate = PadToLongest(model.config.pad_token_id)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
     parts = []
-    for start in range(0, len(order), batch_size):
+    starts = range(0, len(order), batch_size)
+    for start in tqdm(starts, desc=bar, unit="batch", delay=3, mininterval=1.0, disable=not bar):
         batch = collate([{"input_ids": examples[i]["input_ids"]} for i in order[start : start + batch_size]])
         parts.append(model(**{k: v.to(model.device) for k, v in batch.items()}).logits.numpy(force=True))
     return np.concatenate(parts)[np.argsort(order)]

@@ -146,9 +146,17 @@ def test_the_other_files_that_settings_name(repository, monkeypatch):
     )
     monkeypatch.setenv("CLINC150_PATH", "data_oos_plus.json")
     assert line(CLINC150).startswith("CLINC150_PATH: data_oos_plus.json is untracked")
+    unlabelled = settings.Unlabelled(files=["logs.txt"], files_path="logs.txt")
+    write(repository / "logs.txt")
+    monkeypatch.delenv("CLINC150_PATH")
+    assert line(CLINC150, unlabelled=unlabelled).startswith("data.unlabelled.files: logs.txt is untracked")
     write(repository / HUB.data.path)
     run("git", "add", "stages")
     assert line(HUB) is None
+    write(repository / "other" / "config.json")
+    other = HUB.teachers["teacher"].model_copy(update={"model": "other"})
+    two = HUB.model_copy(update={"teachers": HUB.teachers | {"other": other}})
+    assert line(two).startswith("teachers.other.model: other/config.json is untracked")
     for setting, model in (
         ("data.hub", "banking77"),
         ("teacher.model", "bert-base-uncased"),

@@ -15,7 +15,7 @@ KD = {"alpha": 0.1, "temperature": 4.0}
 MODELS = "teacher, general, distilled, from-general, magnitude, structured, structured-vocabulary, "
 TOP = (
     "general, distill, prune, structured, vocabulary, factorize, qat, export, quantize, pack, data, teacher, "
-    "variants, "
+    "teachers, variants, "
 )
 
 
@@ -226,6 +226,26 @@ def test_a_stage_without_models_may_be_left_out(load):
         ("distill.student.layers", REMOVED, "distill.student.layers is missing"),
         ("variants.prune.magnitude.sparsity", REMOVED, "variants.prune.magnitude.sparsity is missing"),
         ("variants.prune.magnitude.method", REMOVED, "variants.prune.magnitude.method is missing"),
+        # teachers and unlabelled text
+        (
+            "teachers.teacher",
+            {"seed": 1},
+            "teachers.teacher should be {}: its settings are those of `teacher`",
+        ),
+        ("teachers.other", 3, "teachers.other is 3: should be a table"),
+        ("teachers.other", {"epoch": 3}, "teachers.other: no parameter 'epoch' here; there are epochs, "),
+        ("teachers.other", {"freeze_encoder": True}, "nothing to train in 3 epochs: set epochs to 0"),
+        ("teachers.distilled", {}, "variants.distill.distilled: the name 'distilled' is taken"),
+        (
+            "distill.unlabelled",
+            True,
+            "distilled has unlabelled: true, and data.unlabelled names no text: set",
+        ),
+        (
+            "data.unlabelled.files",
+            ["a.txt"],
+            "files has a.txt, and DVC watches stages/data/unlabelled.py: set",
+        ),
         # the variants as a whole
         ("variants.rows.teacher", "sweep", "variants: rows must have 'teacher: table', which the others are"),
         ("variants.export.distilled", {"parent": "teacher"}, "distilled: the name 'distilled' is taken"),
@@ -292,6 +312,15 @@ def test_a_missing_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^params.yaml is missing: run from the repository's root$"):
         settings.load()
+
+
+def test_a_teacher_has_the_settings_of_the_first_and_its_own(load):
+    p = load({"teachers.other": {"seed": 7, "epochs": 1}, "variants.rows.other": "table"})
+    assert [*p.teachers] == ["teacher", "other"] == p.variants.teachers
+    first, other = p.teachers.values()
+    assert (first.seed, first.epochs, other.seed, other.epochs) == (0, 3, 7, 1)
+    assert first.model_dump(exclude={"seed"}) == p.teacher.model_dump()
+    assert p.variants.lineage("other") == [{"stage": "teacher", "name": "other"}]
 
 
 def test_integers_and_short_exponents_are_numbers(load):

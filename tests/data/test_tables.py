@@ -20,6 +20,7 @@ def test_what_is_written_is_read(tmp_path):
         "labels.json",
         "test.parquet",
         "train.parquet",
+        "unlabelled.parquet",
         "validation.parquet",
     ]
     assert tables.read_labels(tmp_path / "data") == LABELS

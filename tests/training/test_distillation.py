@@ -45,6 +45,32 @@ def test_loss_equals_the_sums(alpha, temperature):
     assert loss.item() == pytest.approx(by_hand(alpha, temperature), rel=1e-12)
 
 
+def test_rows_without_labels():
+    """The labelled mean of CE and the mean of KL over all rows, in numpy; whatever the batches are."""
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
+    labels = np.array([1, loop.UNLABELLED, 0, loop.UNLABELLED, loop.UNLABELLED])
+    alpha, temperature = 0.3, 4.0
+
+    def log_softmax(rows):
+        return rows - np.log(np.exp(rows).sum(1, keepdims=True))
+
+    hard = -(log_softmax(student)[0, 1] + log_softmax(student)[2, 0]) / 2
+    p, q = log_softmax(teacher / temperature), log_softmax(student / temperature)
+    soft = (np.exp(p) * (p - q)).sum() / 5
+    expected = alpha * hard + (1 - alpha) * temperature**2 * soft
+    given = [double(student), double(teacher), torch.tensor(labels)]
+    assert distillation_loss(*given, alpha, temperature).item() == pytest.approx(expected, rel=1e-6)
+    parts = [
+        distillation_loss(*(rows[part] for rows in given), alpha, temperature, "sum", labelled=2 / 5)
+        for part in (slice(3), slice(3, 5))
+    ]
+    assert sum(parts).item() / 5 == pytest.approx(expected, rel=1e-6)
+    alone = distillation_loss(*(rows[3:] for rows in given), alpha, temperature).item()
+    soft = (np.exp(p) * (p - q))[3:].sum() / 2
+    assert alone == pytest.approx((1 - alpha) * temperature**2 * soft, rel=1e-6)
+
+
 def test_golden_values():
     arguments = double(STUDENT), double(TEACHER), torch.tensor(LABELS)
     assert distillation_loss(*arguments, 0.125, 7.0).item() == pytest.approx(GOLDEN, rel=1e-12)
@@ -116,12 +142,15 @@ def squares(model):
 
 
 @pytest.mark.parametrize("penalty", [None, squares])
-def test_gradient_accumulation_gives_the_same_weights(tmp_path, penalty):
+@pytest.mark.parametrize("unlabelled", [0, 17])
+def test_gradient_accumulation_gives_the_same_weights(tmp_path, penalty, unlabelled):
     """24 queries as one batch, or as 3 accumulated ones, the last one short: one gradient."""
     weights = []
+    rows = [row | {"weight": 1.0} for row in examples()]
+    rows = [row | {"labels": loop.UNLABELLED} for row in rows[:unlabelled]] + rows[unlabelled:]
     for size, steps in ((24, 1), (10, 3)):
         run = trainer(
-            tmp_path, examples(), penalty, per_device_train_batch_size=size, gradient_accumulation_steps=steps
+            tmp_path, rows, penalty, per_device_train_batch_size=size, gradient_accumulation_steps=steps
         )
         run.train()
         weights.append([p.detach().clone() for p in run.model.parameters()])
