@@ -397,6 +397,7 @@ def test_students_of_a_students_recipes(project):
                 "soft-movement": {**kd, "method": "movement-soft", "penalty": 10.0},
             },
             "structured": {"structured": {**kd, "heads": 0.25, "feed_forward": 0.75}},
+            "factorize": {"factorized": {**kd, "rank": 8}},
             "qat": {"qat": kd},
         },
     )
@@ -406,6 +407,7 @@ def test_students_of_a_students_recipes(project):
         "magnitude": "prune",
         "soft-movement": "prune",
         "structured": "structured",
+        "factorized": "factorize",
         "qat": "qat",
     }
     for name, stage in stages.items():
@@ -420,6 +422,8 @@ def test_students_of_a_students_recipes(project):
     assert not {"penalty", "threshold", "score_learning_rate"} & set(used["magnitude"])
     assert recipe("structured")["layer_shapes"] == [[3, 8]]
     assert logits_of("models/structured").shape == (3, 3)
+    assert 0.5 < recipe("factorized")["variance"] < 1
+    assert logits_of("models/factorized").shape == (3, 3)
     assert (used["qat"]["per_channel"], used["qat"]["reduce_range"]) == (True, True)
     assert not {"ranges", "range_queries"} & set(used["qat"])
 
@@ -436,6 +440,7 @@ def test_every_technique_that_trains_runs_on_two_processes(project):
             "soft-movement": {**kd, "method": "movement-soft", "penalty": 10.0},
         },
         "structured": {"structured": {**kd, "heads": 0.25, "feed_forward": 0.75}},
+        "factorize": {"factorized": {**kd, "rank": 8}},
         "qat": {"qat": kd},
     }
     rest = {stage: {} for stage in TECHNIQUES} | {"rows": {"teacher": "table"}}

@@ -1,6 +1,7 @@
 """How a model folder's files are written and read; `read` is the one reader of a whole folder."""
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +20,8 @@ CALIBRATION = "calibration.json"
 class Checkpoint:
     """What a model folder holds.
 
-    `labels` are in the order of the class indices; `calibration` is calibration.json or None. Tokenizer and
-    weights are read when they are asked for.
+    `labels` are in the order of the class indices; `calibration` is calibration.json or None. The rest is
+    read when it is asked for.
     """
 
     folder: Path
@@ -34,9 +35,18 @@ class Checkpoint:
         return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
 
     @cached_property
+    def config(self) -> dict:
+        return json.loads((self.folder / "config.json").read_bytes())
+
+    @property
     def pad_token_id(self) -> int:
         """The id that fills up the shorter queries of a batch, which the attention mask leaves out."""
-        return json.loads((self.folder / "config.json").read_bytes()).get("pad_token_id") or 0
+        return self.config.get("pad_token_id") or 0
+
+    @property
+    def positions(self) -> float:
+        """The most tokens that the model has positions for."""
+        return self.config.get("max_position_embeddings", math.inf)
 
     @property
     def is_onnx(self) -> bool:
