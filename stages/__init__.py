@@ -10,6 +10,7 @@
         prune        encoder weights set to zero
         structured   attention heads and feed-forward columns cut out
         vocabulary   unused WordPieces removed
+        factorize    embeddings as the product of two narrow matrices
         qat          trained with the rounding of int8
         exits        heads after early layers, where sure queries leave
         export       an ONNX graph

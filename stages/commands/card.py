@@ -128,8 +128,9 @@ def loading(folder: Path) -> tuple[str, str]:
     """The library that opens the model in `folder`, and the code for it, empty where only our own does."""
     if (folder / "model.onnx").exists():
         return "onnx", ONNX
-    pruned = json.loads((folder / "config.json").read_text()).get("layer_shapes")
-    if (folder / "model.safetensors").exists() and not pruned:
+    config = json.loads((folder / "config.json").read_text())
+    ours = config.get("layer_shapes") or config.get("embedding_rank")
+    if (folder / "model.safetensors").exists() and not ours:
         return "transformers", TRANSFORMERS
     return "intent-compressor", ""
 

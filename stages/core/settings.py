@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from yaml import YAMLError
 
 from stages.core.errors import UserError
-from stages.core.section import Count, Fraction, Name, Positive, Section, Seed, SplitFraction
+from stages.core.section import Count, Fraction, Name, Positive, Score, Section, Seed, SplitFraction
 from stages.techniques.settings import TECHNIQUES, Distill, Technique, Training
 
 # A name in the data: `data.out_of_scope=42` is the label "42".
@@ -159,7 +159,7 @@ class OneTeacher(Teacher):
 
 
 class Calibrate(Section):
-    scores: Annotated[list[Literal["probability", "energy", "margin"]], Field(min_length=1)]
+    scores: Annotated[list[Score], Field(min_length=1)]
     out_of_scope_share: Annotated[float, Field(gt=0, lt=1)] | None
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from stages import checkpoints
+from stages.core.errors import UserError
 from stages.runtime.calibration import Calibration
 
 
@@ -73,9 +74,14 @@ class Classifier:
 def load(folder: Path | str, threads: int = 1, length: int | None = None) -> Classifier:
     """The model in `folder`, running on `threads` threads (torch's are the whole process's).
 
-    Queries are padded to the longest of their batch, or all cut or padded to `length` WordPieces.
+    Queries are padded to the longest of their batch, or all cut or padded to `length` WordPieces, a UserError
+    where the model has fewer positions.
     """
     checkpoint = checkpoints.read(folder)
+    if length is not None and length > checkpoint.positions:
+        raise UserError(
+            f"{folder} reads {checkpoint.positions} tokens at most: shorten the length, which is {length}"
+        )
     session: Session
     if checkpoint.is_onnx:
         from stages.runtime.onnx_session import OnnxSession

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -26,11 +27,14 @@ def probability(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
     return in_scope(softmax(logits), out_of_scope).max(axis=-1)
 
 
-def energy(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
-    """log Σ exp of the intents' logits: minus the free energy of Liu et al., 2020 (arXiv:2010.03759)."""
-    logits = in_scope(logits, out_of_scope)
-    top = logits.max(axis=-1)
-    return top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))
+def energy(logits: np.ndarray, out_of_scope: int, weight: float = 0.0) -> np.ndarray:
+    """log Σ exp of the intents' logits: minus the free energy of Liu et al., 2020 (arXiv:2010.03759).
+
+    Less `weight` times the out-of-scope logit. With the weight 1 it is the log-odds of being in scope.
+    """
+    intents = in_scope(logits, out_of_scope)
+    top = intents.max(axis=-1)
+    return top + np.log(np.exp(intents - top[..., None]).sum(axis=-1)) - weight * logits[..., out_of_scope]
 
 
 def margin(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
@@ -42,25 +46,16 @@ def margin(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
     return top - probabilities.max(axis=-1)
 
 
-Score = Callable[[np.ndarray, int], np.ndarray]
-
-
-def unless_ruled_out(score: Score) -> Score:
-    """`score`, but +inf where an early exit has ruled the out-of-scope label out: no threshold rejects it."""
-
-    def scores(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
-        return np.where(ruled_out(logits[..., out_of_scope]), np.inf, score(logits, out_of_scope))
-
-    return scores
-
-
 def ruled_out(logits: np.ndarray) -> np.ndarray:
     """Which of some logits, tempered or not, are those of a label that an early exit may not answer."""
     return logits < RULED_OUT / 1000
 
 
-SCORES: dict[str, Score] = {
-    score.__name__: unless_ruled_out(score) for score in (probability, energy, margin)
+SCORES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "probability": probability,
+    "energy": energy,
+    "margin": margin,
+    **{f"energy-{weight:g}": partial(energy, weight=weight) for weight in (0.25, 0.5, 1.0)},
 }
 
 
@@ -73,8 +68,12 @@ class Threshold:
     value: float
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
-        """How surely each query is in scope, shape (queries,): the higher the surer."""
-        return SCORES[self.score](logits, self.out_of_scope)
+        """How surely each query is in scope, shape (queries,): the higher the surer.
+
+        Where an early exit has ruled `out_of_scope` out, +inf: no threshold rejects that answer.
+        """
+        scores = SCORES[self.score](logits, self.out_of_scope)
+        return np.where(ruled_out(logits[..., self.out_of_scope]), np.inf, scores)
 
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """The likeliest intent of each query, or out of scope."""

@@ -227,11 +227,21 @@ def _mean(g: Graph, x: str, mask: str) -> str:
 
 
 def _embeddings(g: Graph, family: Family, epsilon: float) -> str:
-    """Words, positions (from 0) and the token type 0 of a single text, normed."""
+    """Words, positions (from 0) and the token type 0 of a single text, normed.
+
+    In one operator, unless the words are factorised.
+    """
     word, position, types = (
         f"{family.embeddings}.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")
     )
     norm = [g.parameter(f"{family.embeddings}.LayerNorm.{part}") for part in ("weight", "bias")]
+    projection = f"{family.embeddings}.word_embeddings.projection"
+    if f"{projection}.weight" in g.weights:
+        words = g.product(g.add("Gather", g.parameter(word), "input_ids"), projection)
+        length = g.add("Shape", "input_ids", start=1)
+        positions = g.add("Slice", g.parameter(position), g.constant("start", [0]), length)
+        first = [g.constant("token_type", g.weights[types][0])] if family.types else []
+        return g.add("SkipLayerNormalization", words, positions, *norm, *first, epsilon=epsilon)
     ids = g.add("Cast", "input_ids", to=TensorProto.INT32)
     segments = (g.add("Sub", ids, ids), g.parameter(types)) if family.types else ("", "")
     return g.add(

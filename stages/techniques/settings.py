@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from stages.core.section import Count, Fraction, Layers, Name, Positive, Section, Seed, Sparsity
+from stages.core.section import Count, Fraction, Layers, Name, Positive, Score, Section, Seed, Sparsity
 
 SHARED = Field(json_schema_extra={"shared": True})
 
@@ -197,6 +197,17 @@ class VocabularyPruning(Technique):
     share: bool = False
 
 
+EmbeddingBits = Literal[4, 8]
+
+
+@technique("factorize")
+class Factorize(Distillation):
+    """Words of `rank` entries. Even, as two 4-bit integers make a byte."""
+
+    rank: Annotated[int, Field(ge=2, multiple_of=2)]
+    freeze_embeddings: bool = SHARED
+
+
 class Int8Weights(Section):
     """A scale for each output channel, or for each matrix; 7 bits in the reduced range, or 8."""
 
@@ -206,7 +217,9 @@ class Int8Weights(Section):
 
 @technique("qat")
 class QuantizationAwareTraining(Int8Weights, Distillation):
-    """A distillation with the rounding of int8."""
+    """A distillation with the rounding of int8, and of `embedding_bits` for the embeddings of words."""
+
+    embedding_bits: EmbeddingBits = 8
 
 
 @technique("exits")
@@ -222,7 +235,7 @@ class Exits(Distillation):
     joint: bool = SHARED
     freeze_embeddings: bool = SHARED
     max_error: Fraction = SHARED
-    scores: Annotated[list[str], Field(min_length=1)] = SHARED
+    scores: Annotated[list[Score], Field(min_length=1)] = SHARED
     out_of_scope_share: Annotated[float, Field(gt=0, lt=1)] | None = SHARED
 
     @model_validator(mode="after")
@@ -244,9 +257,10 @@ class Export(Technique):
 
 @technique("quantize")
 class DynamicInt8(Int8Weights, Technique):
-    """Activations get their scale at each call."""
+    """Activations get their scale at each call. Embeddings of words in 4 bits are for ONNX Runtime."""
 
     method: Literal["dynamic"]
+    embedding_bits: EmbeddingBits = 8
 
 
 @technique("quantize")

@@ -42,7 +42,7 @@ def from_teacher_layers(
             f"teacher-layers makes a student of a BERT, and the teacher is a {config.model_type}: "
             "choose student=distilbert, or another teacher"
         )
-    if getattr(config, "layer_shapes", None):
+    if getattr(config, "layer_shapes", None) or encoder.embedding_rank(teacher):
         raise UserError("teacher-layers makes a student of a whole BERT: prune the student, not its teacher")
     if max(layers) >= config.num_hidden_layers:
         raise UserError(

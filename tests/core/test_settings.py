@@ -14,7 +14,8 @@ ONE = {"name": "one", "model": "teacher"}
 KD = {"alpha": 0.1, "temperature": 4.0}
 MODELS = "teacher, general, distilled, from-general, magnitude, structured, structured-vocabulary, "
 TOP = (
-    "general, distill, prune, structured, vocabulary, qat, exits, export, quantize, pack, data, teacher, "
+    "general, distill, prune, structured, vocabulary, factorize, qat, exits, export, quantize, pack, data, "
+    "teacher, "
     "teachers, "
 )
 

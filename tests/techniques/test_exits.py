@@ -184,6 +184,19 @@ def test_no_matrix_is_left_in_fp32(tmp_path, layers, capfd, caplog):
     assert set(products) == {"MatMulInteger"}
 
 
+def test_four_bit_words_keep_them(tmp_path):
+    """Their bodies read what the main graph has."""
+    _, ort, _ = written(with_exits(tiny_bert(), [0, 1]), tmp_path)
+    (tmp_path / "int4").mkdir()
+    dynamic_int8.quantize(ort, tmp_path / "int4", per_channel=True, reduce_range=True, embedding_bits=4)
+    sessions = [OnnxSession(folder / "model.onnx", 1) for folder in (ort, tmp_path / "int4")]
+    (expected, left), (logits, number) = (session.answers(*inputs(40, 9)) for session in sessions)
+    same = left == number
+    assert same.mean() > 0.7
+    intents = expected[same] > RULED_OUT / 2
+    assert np.corrcoef(logits[same][intents], expected[same][intents])[0, 1] > 0.8
+
+
 def test_every_technique_after_them_keeps_them(tmp_path):
     """Vocabulary, torch's int8, packing and cut blocks: the exits answer on, of those queries alike."""
     model = with_exits(tiny_bert(), [1])
@@ -270,8 +283,10 @@ def test_no_threshold_rejects_what_left_early(score):
     labels = rng.integers(0, 5, 400)
     fitted = calibration.fit(logits, labels, OUT_OF_SCOPE, [score], 0.2)
     assert 0.05 < fitted.temperature < 20 and np.isfinite(fitted.threshold.value)
+    again = calibration.refit(logits, labels, fitted, [score], 0.2)
+    assert all(np.isfinite(threshold.value) for threshold in again)
     measures = accuracy.measure(logits, labels, OUT_OF_SCOPE, fitted, 0.2)
-    assert all(np.isfinite(value) for value in measures.values())
+    assert all(value is None or np.isfinite(value) for value in measures.values())
 
 
 def test_a_temperature_is_not_fitted_on_what_was_ruled_out():
