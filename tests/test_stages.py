@@ -318,7 +318,7 @@ def test_a_student_starts_from_the_general_step(project, monkeypatch):
     assert made["history"][1]["eval_loss"] < made["history"][0]["eval_loss"]
     frozen = load_file("bert/model.safetensors")["bert.embeddings.word_embeddings.weight"]
     assert np.array_equal(weights("general")["embeddings.word_embeddings.weight"], frozen)
-    teacher.main()
+    teach()
     monkeypatch.setattr(distill, "distil", lambda *_, **__: [])  # untrained
     compress.main("distill", "distilled")
     ours = weights("distilled")
@@ -341,7 +341,7 @@ def test_a_narrow_student_is_taught_by_layers_of_the_teacher(project):
             export={"distilled-ort": {"parent": "distilled"}},
         ),
     )
-    teacher.main()
+    teach()
     general.main("general")
     compress.main("distill", "distilled")
     for name, prefix in (("general", ""), ("distilled", "distilbert.")):
@@ -358,7 +358,7 @@ def test_layers_are_taught_only_if_asked(project, monkeypatch):
     """Without hidden and relations no teacher is loaded; with them the student is another."""
     plain = {**KD, "parent": "teacher", "layers": [0]}
     project(teacher=READY, **only(distill={"plain": plain, "taught": {**plain, "hidden": 1.0}}))
-    teacher.main()
+    teach()
     compress.main("distill", "taught")
     monkeypatch.setattr(distill, "layerwise", lambda *_: pytest.fail("a teacher is loaded"))
     compress.main("distill", "plain")
@@ -375,7 +375,7 @@ def test_a_general_student_that_reads_otherwise_than_the_teacher(project):
             "distill": {"distilled": {**KD, "parent": "general", "hidden": 1.0}},
         },
     )
-    teacher.main()
+    teach()
     general.main("general")
     tokenizer = Path("models/general/tokenizer.json")
     tokenizer.write_text(tokenizer.read_text().replace("w40", "w400"))
@@ -433,7 +433,7 @@ def test_every_technique_that_trains_runs_on_two_processes(project):
     """One model and one history each, whose zeros and shapes are those asked for; no checkpoint is left."""
     kd = {"alpha": 0.5, "temperature": 2.0, "parent": "distilled"}
     variants = {
-        "distill": {"distilled": {**kd, "parent": "teacher"}},
+        "distill": {"distilled": {**kd, "parent": "teacher", "unlabelled": True}},
         "prune": {
             "magnitude": {**kd, "method": "magnitude-one-shot", "sparsity": 0.5},
             "movement": {**kd, "method": "movement-hard", "sparsity": 0.5},
@@ -444,7 +444,10 @@ def test_every_technique_that_trains_runs_on_two_processes(project):
         "qat": {"qat": kd},
     }
     rest = {stage: {} for stage in TECHNIQUES} | {"rows": {"teacher": "table"}}
+    table = pd.DataFrame(QUERIES.items(), columns=["text", "intent"])
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS, UNLABELLED)
     project(
+        data={"unlabelled": {"changed": 1}},
         teacher=READY,
         distill={"student": HUB_STUDENT, "epochs": 2},
         variants=rest | variants,
@@ -479,7 +482,7 @@ def test_layers_are_taught_on_two_processes(project):
             distill={"distilled": {**KD, "parent": "narrow", "hidden": 1.0, "relations": 0.5}},
         ),
     )
-    teacher.main()
+    teach()
     for command in (["stages.general", "narrow"], ["stages.compress", "distill", "distilled"]):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run([*TORCHRUN, "-m", *command], env=environment, capture_output=True, text=True)

@@ -21,19 +21,6 @@ from stages.techniques.settings import TECHNIQUES, Distill, Technique, Training
 DataName = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
-# What DVC watches of every source.
-CORPORA = Path("stages/data")
-
-
-class Outliers(Section):
-    """A file of queries that are known to be out of scope."""
-
-    path: str
-    weight: Positive = 1.0
-    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    max_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
-
-
 class Unlabelled(Section):
     """Text without labels: of files, of the package chitchat-dataset, and training queries, changed."""
 
@@ -55,6 +42,19 @@ class Unlabelled(Section):
                     "holds all the files"
                 )
         return self
+
+
+# What DVC watches of every source.
+CORPORA = Path("stages/data")
+
+
+class Outliers(Section):
+    """A file of queries that are known to be out of scope."""
+
+    path: str
+    weight: Positive = 1.0
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    max_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
 
 
 class Data(Section):

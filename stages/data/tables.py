@@ -52,7 +52,7 @@ def write(
 def read(split: str, folder: Path | str = "data") -> pd.DataFrame:
     """One split, columns `text` (str) and `label` (int64), and of train `weight` (float32).
 
-    `unlabelled` has `text` alone.
+    Of `unlabelled`, `text` alone.
     """
     return pd.read_parquet(Path(folder) / f"{split}.parquet")
 

@@ -33,12 +33,13 @@ def distillation_loss(
 
         L = alpha / |H| · Σ_{i ∈ H} CE(y_i, s_i) + (1 − alpha) · T² / n · Σ_i KL(p_i ‖ q_i)
 
-    over the n rows, of which H have labels. `reduction` is "mean", L, "sum", n · L, or "none", n · L row by
-    row, shape (batch,). `labelled` is |H| / n, that of the batch unless it is given. The T² keeps the size of
-    the soft targets' gradient independent of T (section 2.1 of the paper).
+    over the n rows, of which H have labels. `reduction` over the batch: "mean", which is L, "sum", n · L, or
+    "none", the addends of n · L, shape (batch,). `labelled` is |H| / n, that of the batch unless it is given.
+    Of rows with weights, counts are sums of weights. The T² keeps the size of the soft targets' gradient
+    independent of T (section 2.1 of the paper).
     """
     if labelled is None:
-        labelled = (labels != loop.UNLABELLED).float().mean().item() or 1.0
+        labelled = float((labels != loop.UNLABELLED).float().mean())
     hard = F.cross_entropy(student_logits, labels, reduction="none", ignore_index=loop.UNLABELLED)
     soft = F.kl_div(
         F.log_softmax(student_logits / temperature, dim=-1),
@@ -46,7 +47,7 @@ def distillation_loss(
         reduction="none",
         log_target=True,
     ).sum(-1)
-    losses = alpha * hard / labelled + (1 - alpha) * temperature**2 * soft
+    losses = alpha * hard / (labelled or 1.0) + (1 - alpha) * temperature**2 * soft
     return losses if reduction == "none" else getattr(losses, reduction)()
 
 
@@ -80,16 +81,14 @@ class DistillationTrainer(loop.WeightedTrainer):
         super().__init__(*args, **kwargs)
         self.penalty = penalty
         self.layerwise = layerwise
-        self.labelled: float | None = None
+        self.labelled = 1.0
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """As of a WeightedTrainer; `labelled` is the share of the step's weight that has labels."""
+        """Those of a WeightedTrainer; `labelled` is the share of the rows with labels in their weight."""
         batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches and "weight" in batches[0]:
-            labelled = sum(
-                (batch["weight"] * (batch["labels"] != loop.UNLABELLED)).sum() for batch in batches
-            )
-            self.labelled = (self.accelerator.gather(labelled.to(device)).sum() / total).item() or 1.0
+            known = sum(batch["weight"][batch["labels"] != loop.UNLABELLED].sum() for batch in batches)
+            self.labelled = float(self.accelerator.gather(known.to(device)).sum() / total)
         return batches, total
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -100,7 +99,6 @@ class DistillationTrainer(loop.WeightedTrainer):
         if teacher_logits is None:
             losses = F.cross_entropy(outputs.logits, labels, reduction="none")
         else:
-            labelled = None if num_items_in_batch is None else self.labelled
             losses = distillation_loss(
                 outputs.logits,
                 teacher_logits,
@@ -108,7 +106,7 @@ class DistillationTrainer(loop.WeightedTrainer):
                 self.args.alpha,
                 self.args.temperature,
                 "none",
-                labelled,
+                self.labelled,
             )
         if layerwise is not None:
             student: PreTrainedModel = self.model  # type: ignore[assignment]
@@ -148,19 +146,16 @@ def distil(
 
     `tokenizer` is the folder of the tokenizer that it reads with, the teacher's or its own: the soft targets
     are the teachers' mean logits, cached by query, over the training split and, if `settings` say so, the
-    unlabelled text. `hyper` replaces the hyper-parameters of `settings`. AdamW, unless an `optimizer` is
-    given, on a linear learning-rate schedule. Encoder weights that are zero at the start stay zero: a second
-    technique keeps what the first has pruned. `layerwise` teaches the layers, too.
+    unlabelled text, whose queries weigh 1. `hyper` replaces the hyper-parameters of `settings`. AdamW, unless
+    an `optimizer` is given, on a linear learning-rate schedule. Encoder weights that are zero at the start
+    stay zero: a second technique keeps what the first has pruned. `layerwise` teaches the layers, too.
     """
     hyper = hyper or settings
     encoder.set_dropout(student, hyper.dropout)
-    train = [
-        example
-        for split in (("train", "unlabelled") if settings.unlabelled else ("train",))
-        for example in loop.encode(
-            tables.read(split), tokenizer, teacher_logits=np.load(SOFT_LABELS / f"{split}.npy")
-        )
-    ]
+    train = loop.encode(tables.read("train"), tokenizer, teacher_logits=np.load(SOFT_LABELS / "train.npy"))
+    if settings.unlabelled:
+        texts = tables.read("unlabelled").assign(weight=np.float32(1))
+        train += loop.encode(texts, tokenizer, teacher_logits=np.load(SOFT_LABELS / "unlabelled.npy"))
     if layerwise is not None:
         layerwise.attach(student, train)
     trainer = DistillationTrainer(

@@ -27,10 +27,11 @@ UNLABELLED = -100  # as torch's cross entropy has it
 def encode(table: pd.DataFrame, model: Path, **columns: np.ndarray) -> list[dict]:
     """The queries of `table` as training examples for the tokenizer of the folder `model`.
 
-    Each has `input_ids` (1-d int64 tensor), `labels` (int; UNLABELLED where `table` has no labels), `weight`
-    (1 where it has none), and one row of each of `columns`, arrays with a first dimension of len(table).
+    Each has `input_ids` (1-d int64 tensor), `labels` (int; UNLABELLED if the table has none), `weight` if the
+    table has it, and one row of each of `columns`, arrays with a first dimension of len(table).
     """
-    columns["weight"] = table.get("weight", pd.Series(1.0, table.index)).to_numpy(np.float32)
+    if "weight" in table:
+        columns["weight"] = table["weight"].to_numpy()
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text, as it is when served
     encodings = tokenizer.encode_batch(table["text"].tolist())

@@ -146,7 +146,7 @@ def squares(model):
 def test_gradient_accumulation_gives_the_same_weights(tmp_path, penalty, unlabelled):
     """24 queries as one batch, or as 3 accumulated ones, the last one short: one gradient."""
     weights = []
-    rows = [row | {"weight": 1.0} for row in examples()]
+    rows = weighted(examples())
     rows = [row | {"labels": loop.UNLABELLED} for row in rows[:unlabelled]] + rows[unlabelled:]
     for size, steps in ((24, 1), (10, 3)):
         run = trainer(
