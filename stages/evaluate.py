@@ -43,9 +43,11 @@ def main(name: str):
     fitted = calibration.fit(
         logits["validation"], labels["validation"], out_of_scope, p.calibrate.scores, share
     )
+    again = calibration.refit(logits["validation"], labels["validation"], fitted, p.calibrate.scores, share)
     with replacing(model_folder.CALIBRATED / name) as calibrated:
         shutil.copytree(folder, calibrated)
-        write_json(calibrated / checkpoints.CALIBRATION, asdict(fitted))
+        sure = {"spread": calibration.spread(fitted, again)}
+        write_json(calibrated / checkpoints.CALIBRATION, asdict(fitted) | sure)
         sizes = size.breakdown(calibrated)
         measured = {"model_sha256": identity.of_model(calibrated), "data_sha256": identity.of_data()}
     with replacing(Path("evaluations") / name) as scratch:
@@ -56,6 +58,7 @@ def main(name: str):
             split: accuracy.measure(logits[split], labels[split], out_of_scope, fitted, share)
             for split in logits
         }
+        measures["test"] |= accuracy.spread(logits["test"], labels["test"], fitted, again)
         write_json(scratch / "measured.json", measured)
         write_json(scratch / "accuracy.json", {"sizes": sizes, "out_of_scope_share": share, **measures})
 

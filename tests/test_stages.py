@@ -507,11 +507,26 @@ def measured(project, **sections):
 def test_a_calibrated_model_is_the_model_and_its_calibration(project):
     measured(project)
     given = files("calibrated/teacher")
-    assert set(json.loads(given.pop("calibration.json"))) == {"temperature", "threshold"}
+    assert set(json.loads(given.pop("calibration.json"))) == {"temperature", "threshold", "spread"}
     assert given == files("models/teacher")
     for split in ("validation", "test"):
         logits = np.load(f"evaluations/teacher/{split}.npy")
         np.testing.assert_allclose(logits, logits_of("models/teacher"), atol=1e-5)
+
+
+def test_how_sure_a_threshold_is(project):
+    """Of 30 queries in scope and 30 out of it; served as it was evaluated."""
+    texts = {f"{text} w{i}": intent for text, intent in QUERIES.items() for i in range(30)}
+    table = pd.DataFrame(list(texts.items())[30:], columns=["text", "intent"])
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS)
+    result = measured(project, calibrate={"scores": ["energy-0.25", "margin"], "out_of_scope_share": 0.2})
+    fitted = json.loads(Path("calibrated/teacher/calibration.json").read_text())
+    assert fitted["spread"]["low"] <= fitted["threshold"]["value"] <= fitted["spread"]["high"]
+    assert 0.5 <= fitted["spread"]["same_score"] <= 1
+    test = result["test"]
+    assert test["threshold_accuracy_low"] <= test["threshold_accuracy_high"] <= 1
+    served = [p.label for p in runtime.load("calibrated/teacher").predict(table["text"].tolist())]
+    assert test["accuracy_calibrated"] == pytest.approx((table["intent"] == served).mean())
 
 
 def test_evaluation_is_kept(project):
@@ -519,6 +534,8 @@ def test_evaluation_is_kept(project):
     assert list(result) == ["sizes", "out_of_scope_share", "validation", "test"]
     assert result["out_of_scope_share"] == pytest.approx(1 / 3)
     right = logits_of("models/teacher").argmax(-1) == [0, 2, 1]
+    spread = {result["test"].pop(f"threshold_accuracy_{end}") for end in ("low", "high")}
+    assert spread == {None}  # three queries are too few for a threshold
     assert result["test"] == pytest.approx(result["validation"])
     assert result["test"]["accuracy"] == pytest.approx(right.mean())
     assert result["test"]["oos_recall"] == float(right[2])

@@ -158,8 +158,11 @@ class OneTeacher(Teacher):
     seed: Seed
 
 
+Score = Literal["probability", "energy", "margin", "energy-0.25", "energy-0.5", "energy-1"]
+
+
 class Calibrate(Section):
-    scores: Annotated[list[Literal["probability", "energy", "margin"]], Field(min_length=1)]
+    scores: Annotated[list[Score], Field(min_length=1)]
     out_of_scope_share: Annotated[float, Field(gt=0, lt=1)] | None
 
 

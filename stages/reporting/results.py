@@ -14,7 +14,8 @@ from stages.reporting import evidence
 from stages.reporting.markdown import percent, table_of
 from stages.runtime.calibration import Calibration
 
-SUMMARY = ["accuracy_calibrated", "oos_recall_calibrated", "size_mb", "speedup"]
+SPREAD = ["threshold_accuracy_low", "threshold_accuracy_high"]
+SUMMARY = ["accuracy_calibrated", "oos_recall_calibrated", *SPREAD, "size_mb", "speedup"]
 ACCURACIES = ["accuracy", "accuracy_calibrated", "accuracy_in_scope_calibrated", "oos_recall_calibrated"]
 SPEEDUPS = ("speedup", "speedup_over_bert_base")
 SIZES = ["embeddings_mb", "encoder_mb", "head_mb", "tokenizer_mb"]
@@ -71,6 +72,12 @@ def calibration(name: str) -> Calibration:
     return Calibration.of(checkpoints.read(model_folder.CALIBRATED / name).calibration)
 
 
+def threshold_spread(name: str) -> dict[str, float]:
+    """How sure the threshold of an evaluated model is: `same_score`, `threshold_low`, `threshold_high`."""
+    found = (checkpoints.read(model_folder.CALIBRATED / name).calibration or {}).get("spread") or {}
+    return {("" if key == "same_score" else "threshold_") + key: value for key, value in found.items()}
+
+
 def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
     """One row a model, indexed by name: parent, accuracies on test, sizes, latency, `lost`.
 
@@ -105,6 +112,8 @@ def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
                 "sparsity": steps.get("sparsity", {}).get("overall"),
                 "ancestor": ancestor(name, rows, parents),
                 "score": None if threshold is None else threshold.score,
+                "threshold": None if threshold is None else threshold.value,
+                **threshold_spread(name),
                 **measured,
             }
         )
@@ -274,25 +283,39 @@ def latency_markdown(latency: pd.DataFrame, names: list[str], machine: dict) -> 
 
 def calibration_markdown(results: pd.DataFrame) -> str:
     """How well probabilities are calibrated, and queries out of scope detected, on test."""
-    columns = ["model", "score", "temperature", "calibration error", "tempered", "out-of-scope recall"]
+    columns = ["model", "score", "threshold (95%)", "accuracy by it (95%)", "temperature"]
+    columns += ["calibration error", "tempered", "out-of-scope recall"]
     columns += ["precision", "AUROC", "false positives at 95%"]
     measures = ["calibration_error", "calibration_error_calibrated", "oos_recall_calibrated"]
     measures += ["oos_precision_calibrated", "auroc", "fpr_at_95_recall"]
     rows = []
     for name, row in results.iterrows():
         fitted = calibration(str(name))
-        score = fitted.threshold.score if fitted.threshold else "–"
         percents = [percent(row.get(key)) for key in measures]
-        rows.append([_bold(name, row), score, f"{fitted.temperature:.2f}", *percents])
+        rows.append([_bold(name, row), *_threshold(row), f"{fitted.temperature:.2f}", *percents])
     return table_of(
         columns,
         rows,
-        "Test split. The calibration error is the expected one of the top probability, over 15 bins. Recall "
-        "and precision are those of calibrated answers, for queries out of scope. The last column is the "
-        "share of queries in scope that would be refused by the threshold that refuses 95% of those out of "
-        f"scope. It and AUROC take {FEWEST} test queries in scope, and {FEWEST} out of it.",
+        "Test split. To say how sure a threshold is, the queries of validation were drawn again, with "
+        "replacement, and score and threshold chosen on each draw. The percentage beside a score is how "
+        "often it was chosen. The intervals hold 95% of the thresholds with that score, and of the test "
+        "accuracies by all of them.",
+        "The calibration error is the expected one of the top probability, over 15 bins. Recall and "
+        "precision are those of calibrated answers, for queries out of scope. The last column is the share "
+        "of queries in scope that would be refused by the threshold that refuses 95% of those out of scope. "
+        f"It and AUROC take {FEWEST} test queries in scope, and {FEWEST} out of it.",
         *([NO_THRESHOLD] if results["score"].isna().all() else []),
     )
+
+
+def _threshold(row: pd.Series) -> list[str]:
+    """The score, the threshold and the accuracy by it, with how sure they are."""
+    if pd.isna(row["score"]):
+        return ["–"] * 3
+    low, high = (f"{100 * row[key]:.1f}" for key in SPREAD)
+    threshold = f"{row['threshold']:.2f} ({row['threshold_low']:.2f} to {row['threshold_high']:.2f})"
+    accuracy = f"{percent(row['accuracy_calibrated'])} ({low}–{high})"
+    return [f"{row['score']} ({percent(row['same_score'], 0)})", threshold, accuracy]
 
 
 def sizes_markdown(results: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ from stages.core import model_folder
 from stages.measurement import identity
 from stages.reporting import evidence
 from stages.reporting.markdown import percent
-from stages.reporting.results import cpu, times
+from stages.reporting.results import SPREAD, cpu, times
 
 WIDTH = 100
 NUMBERS = ("accuracy_calibrated", "size_mb", "latency_mean_ms", "speedup_over_bert_base")
@@ -41,6 +41,7 @@ def text(folder: Path, beside: Path | None = None, here: bool = False) -> str:
     notes = [
         f"Accuracy: on test, {threshold}. Latency: mean over test queries, one at a time. Speed-up: over "
         "BERT-base's shape in torch, timed in the same rounds.",
+        *_sure(results),
         *(f"{reason}: {', '.join(names)}. Run `dvc repro`." for reason, names in _by_reason(others).items()),
     ]
     if beside is not None and beside != folder:
@@ -63,6 +64,16 @@ def text(folder: Path, beside: Path | None = None, here: bool = False) -> str:
         "Change:   conf/README.md says which settings there are",
     ]
     return "\n\n".join(paragraphs)
+
+
+def _sure(results: pd.DataFrame) -> list[str]:
+    """How far another draw of validation moves an accuracy, by its threshold, if the report says so."""
+    if not {*SPREAD} <= {*results} or results[SPREAD].isna().all(axis=None):
+        return []
+    low, high = (results[key] for key in SPREAD)
+    return [
+        f"Another draw of validation moves an accuracy by up to {100 * (high - low).max():.1f} points (95%)."
+    ]
 
 
 def read(folder: Path) -> tuple[pd.DataFrame, dict, dict]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -24,11 +25,14 @@ def probability(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
     return in_scope(softmax(logits), out_of_scope).max(axis=-1)
 
 
-def energy(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
-    """log Σ exp of the intents' logits: minus the free energy of Liu et al., 2020 (arXiv:2010.03759)."""
-    logits = in_scope(logits, out_of_scope)
-    top = logits.max(axis=-1)
-    return top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))
+def energy(logits: np.ndarray, out_of_scope: int, weight: float = 0.0) -> np.ndarray:
+    """log Σ exp of the intents' logits: minus the free energy of Liu et al., 2020 (arXiv:2010.03759).
+
+    Less `weight` times the out-of-scope logit. With the weight 1 it is the log-odds of being in scope.
+    """
+    intents = in_scope(logits, out_of_scope)
+    top = intents.max(axis=-1)
+    return top + np.log(np.exp(intents - top[..., None]).sum(axis=-1)) - weight * logits[..., out_of_scope]
 
 
 def margin(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
@@ -44,6 +48,7 @@ SCORES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "probability": probability,
     "energy": energy,
     "margin": margin,
+    **{f"energy-{weight:g}": partial(energy, weight=weight) for weight in (0.25, 0.5, 1.0)},
 }
 
 

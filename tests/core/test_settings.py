@@ -15,7 +15,7 @@ KD = {"alpha": 0.1, "temperature": 4.0}
 MODELS = "teacher, general, distilled, from-general, magnitude, structured, structured-vocabulary, "
 TOP = (
     "general, distill, prune, structured, vocabulary, factorize, qat, export, quantize, pack, data, teacher, "
-    "teachers, variants, "
+    "teachers, "
 )
 
 

@@ -74,7 +74,12 @@ def outputs(tmp_path, monkeypatch):
         parameters = {"method": "movement-hard", "seed": 3} if technique == "prune" else {}
         model_folder.write_recipe(folder, parent, technique, parameters, history=history, **measured)
         threshold = None if name == "teacher" else Threshold(1, "energy", 0.5)
-        write_json(folder / "calibration.json", asdict(Calibration(1.25, threshold)))
+        spread = {"same_score": 0.75, "low": 0.25, "high": 0.625}
+        sure = {"spread": None if threshold is None else spread}
+        write_json(folder / "calibration.json", asdict(Calibration(1.25, threshold)) | sure)
+        interval = {"threshold_accuracy_low": None, "threshold_accuracy_high": None}
+        if threshold is not None:
+            interval = {"threshold_accuracy_low": test - 0.005, "threshold_accuracy_high": test + 0.015}
         detected = {} if threshold is None else {"auroc": 0.99, "fpr_at_95_recall": 0.03}
         evaluation = {
             "sizes": {
@@ -83,7 +88,7 @@ def outputs(tmp_path, monkeypatch):
             },
             "out_of_scope_share": 0.1,
             "validation": accuracies(validation),
-            "test": {**accuracies(test), **detected},
+            "test": {**accuracies(test), **detected, **interval},
         }  # fmt: skip
         write_json(folder / "config.json", {"id2label": {}})
         (tmp_path / "evaluations" / name).mkdir(parents=True)
@@ -193,8 +198,10 @@ def test_without_a_threshold_it_is_said(outputs):
 def test_summary(outputs):
     summary = results.summary(collect())
     assert summary["small"] == {
-        "accuracy_calibrated": 0.82, "oos_recall_calibrated": 0.5, "size_mb": 16.0, "speedup": 5.0,
+        "accuracy_calibrated": 0.82, "oos_recall_calibrated": 0.5, "threshold_accuracy_low": 0.805,
+        "threshold_accuracy_high": 0.825, "size_mb": 16.0, "speedup": 5.0,
     }  # fmt: skip
+    assert summary["teacher"]["threshold_accuracy_low"] is None
     assert list(summary) == [*ROWS, SHAPE]
     assert summary[SHAPE] == {"size_mb": 320.0, "speedup": 0.25}
     json.dumps(summary, allow_nan=False)
@@ -262,8 +269,11 @@ def test_latency_markdown(outputs):
 def test_calibration_markdown(outputs):
     lines = results.calibration_markdown(collect()).splitlines()
     assert is_table(lines[:5])
-    assert lines[2] == "| teacher | – | 1.25 | 12.5% | 6.2% | 50.0% | 75.0% | – | – |"
-    assert lines[3] == "| **small** | energy | 1.25 | 12.5% | 6.2% | 50.0% | 75.0% | 99.0% | 3.0% |"
+    assert lines[2] == "| teacher | – | – | – | 1.25 | 12.5% | 6.2% | 50.0% | 75.0% | – | – |"
+    assert lines[3] == (
+        "| **small** | energy (75%) | 0.50 (0.25 to 0.62) | 82.0% (80.5–82.5) | 1.25 | 12.5% | 6.2% | 50.0% "
+        "| 75.0% | 99.0% | 3.0% |"
+    )
     # Where there is no out-of-scope label, no model has a threshold.
     assert results.calibration_markdown(collect(rows=["teacher"])).splitlines()[2].endswith("| – | – |")
 
