@@ -1,5 +1,6 @@
 """The stage of every technique: models/<parent> in, models/<name> out."""
 
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,8 @@ def main(stage: str, name: str):
     inherited = {key: recipe[key] for key in model_folder.INHERITED if key in recipe}
     with model_folder.derived(name, parent) as folder:
         measures = inherited | technique.apply(parent, folder, variant)
+        if isinstance(variant, Distillation):
+            measures["teachers"] = json.loads(Path("soft_labels/teachers.json").read_bytes())
         parameters = variant.model_dump(exclude={"parent"}, exclude_none=True)
         model_folder.write_recipe(folder, variant.parent, stage, parameters, **measures)
 

@@ -1,8 +1,25 @@
-"""Stage `download`: the queries of the source as data/<split>.parquet, their labels, and domains.json."""
+"""Stage `download`: the queries of the source as data/<split>.parquet, their labels, domains, outliers.
+
+Text without labels, if there is any, becomes data/unlabelled.parquet.
+"""
+
+import numpy as np
 
 from stages.core import settings
 from stages.core.errors import UserError, command
-from stages.data import clinc150, domains, duplicates, files, hub, sample, splits, tables, tokenizer
+from stages.data import (
+    clinc150,
+    domains,
+    duplicates,
+    files,
+    hub,
+    outliers,
+    sample,
+    splits,
+    tables,
+    tokenizer,
+    unlabelled,
+)
 
 
 @command
@@ -30,10 +47,18 @@ def main():
         )
     if p.data.source in ("files", "hub"):
         queries = splits.complete(queries, p.data.test_fraction, p.data.validation_fraction, p.seed)
-    known = set(queries["train"]["intent"])
     for split, table in queries.items():
         if table.empty:
             raise UserError(f"no query is left for {split}: add some that no other split has")
+    is_out = queries["train"]["intent"] == p.data.out_of_scope
+    queries["train"]["weight"] = np.where(is_out, p.data.out_of_scope_weight, 1.0)
+    accounts: list[dict] = []
+    if p.data.outliers:
+        encoder = settings.Pretrained(source=p.teacher.source, model=p.teacher.model, sha256=p.teacher.sha256)
+        queries, accounts = outliers.add(queries, p.data, encoder, teacher, p.seed)
+        print(*map(outliers.line, accounts), sep="\n")
+    known = set(queries["train"]["intent"])
+    for split, table in queries.items():
         unknown = sorted(set(table["intent"]) - known)
         if unknown:
             raise UserError(
@@ -45,10 +70,15 @@ def main():
             f"no training query has the out-of-scope intent {p.data.out_of_scope!r}: set "
             "data.out_of_scope to its name, or to null if there is none"
         )
-    tables.write("data", queries, tables.Labels(names or sorted(known), p.data.out_of_scope))
+    texts = {split: table["text"].tolist() for split, table in queries.items()}
+    extra = unlabelled.load(p.data.unlabelled, texts, teacher, p.data.max_length, p.seed)
+    tables.write("data", queries, tables.Labels(names or sorted(known), p.data.out_of_scope), extra)
     domains.write(domains.of(p.data))
+    outliers.write(accounts)
     for split, table in queries.items():
         print(f"{split}: {len(table):,} queries, {table['intent'].nunique()} intents")
+    if extra:
+        print(f"unlabelled: {len(extra):,} texts")
 
 
 if __name__ == "__main__":

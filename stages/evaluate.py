@@ -27,11 +27,14 @@ def main(name: str):
     # Where a batch shares the scales of its activations, each query goes alone, as a single one is served.
     batch_size = 1 if model_folder.scales_by_batch(folder) else p.evaluate.batch_size
     out_of_scope = tables.read_labels().out_of_scope_id
-    labels, logits = {}, {}
+    exits = checkpoints.read(folder).exits
+    labels, logits, left = {}, {}, {}
     for split in ("validation", "test"):
         table = tables.read(split)
         labels[split] = table["label"].to_numpy()
-        logits[split] = logits_of.compute(classifier, table, batch_size, f"{name}, {split}")
+        answers = logits_of.compute(classifier, table, batch_size, f"{name}, {split}")
+        logits[split] = answers[0]
+        left[split] = {"exits": accuracy.leaving(answers[1], exits)} if exits else {}
         if not np.isfinite(logits[split]).all():
             raise UserError(
                 f"{folder} answers queries of {split} with logits that are not finite: its training has "
@@ -43,9 +46,11 @@ def main(name: str):
     fitted = calibration.fit(
         logits["validation"], labels["validation"], out_of_scope, p.calibrate.scores, share
     )
+    again = calibration.refit(logits["validation"], labels["validation"], fitted, p.calibrate.scores, share)
     with replacing(model_folder.CALIBRATED / name) as calibrated:
         shutil.copytree(folder, calibrated)
-        write_json(calibrated / checkpoints.CALIBRATION, asdict(fitted))
+        sure = {"spread": calibration.spread(fitted, again)}
+        write_json(calibrated / checkpoints.CALIBRATION, asdict(fitted) | sure)
         sizes = size.breakdown(calibrated)
         measured = {"model_sha256": identity.of_model(calibrated), "data_sha256": identity.of_data()}
     with replacing(Path("evaluations") / name) as scratch:
@@ -53,9 +58,10 @@ def main(name: str):
         for split, values in logits.items():
             np.save(scratch / f"{split}.npy", values)
         measures = {
-            split: accuracy.measure(logits[split], labels[split], out_of_scope, fitted, share)
+            split: accuracy.measure(logits[split], labels[split], out_of_scope, fitted, share) | left[split]
             for split in logits
         }
+        measures["test"] |= accuracy.spread(logits["test"], labels["test"], fitted, again)
         write_json(scratch / "measured.json", measured)
         write_json(scratch / "accuracy.json", {"sizes": sizes, "out_of_scope_share": share, **measures})
 

@@ -1,14 +1,16 @@
-"""Stage `teacher`: a pretrained encoder fine-tuned on the data, and its logits over the training split."""
+"""Stage `teacher`: a pretrained encoder fine-tuned on the data, or frozen and given a head."""
+
+import sys
 
 from stages.core import settings
 from stages.core.errors import command
 
 
 @command
-def main():
+def main(name: str):
     p = settings.load()
-    import numpy as np
-    from transformers import Trainer, set_seed
+    teacher = p.teachers[name]
+    from transformers import set_seed
 
     from stages.checkpoints import encoder, pretrained
     from stages.core import model_folder
@@ -16,35 +18,32 @@ def main():
     from stages.data import tables
     from stages.training import head, loop
 
-    set_seed(p.seed)
-    name = pretrained.locate(p.teacher)
-    model = pretrained.classifier(name, tables.read_labels().names, keep_head=p.teacher.epochs == 0)
-    with replacing(model_folder.MODELS / "teacher") as scratch:
+    set_seed(teacher.seed)
+    source = pretrained.locate(teacher)
+    trains = teacher.freeze_encoder or teacher.epochs > 0
+    model = pretrained.classifier(source, tables.read_labels().names, keep_head=not trains)
+    with replacing(model_folder.MODELS / name) as scratch:
         scratch.mkdir()
-        pretrained.save_tokenizer(name, scratch, pretrained.fitting(model, p.data.max_length))
+        pretrained.save_tokenizer(source, scratch, pretrained.fitting(model, p.data.max_length))
         train = loop.encode(tables.read("train"), scratch)
         history = []
-        if p.teacher.epochs:
-            encoder.freeze_embeddings(model, p.teacher.freeze_embeddings)
-            encoder.set_dropout(model, p.teacher.dropout)
+        if trains:
             head.fit(model, train)
-            trainer = Trainer(
+        if teacher.epochs:
+            encoder.freeze_embeddings(model, teacher.freeze_embeddings)
+            encoder.set_dropout(model, teacher.dropout)
+            trainer = loop.WeightedTrainer(
                 model,
-                loop.arguments(p.teacher, "teacher", p.seed),
+                loop.arguments(teacher, name, teacher.seed),
                 train_dataset=train,
                 eval_dataset=loop.encode(tables.read("validation"), scratch),
                 data_collator=loop.PadToLongest(model.config.pad_token_id),
                 compute_metrics=loop.metrics,
             )
-            history = loop.fit(trainer, identity=str(p.teacher))
+            history = loop.fit(trainer, identity=str(teacher))
         model.save_pretrained(scratch)
-        model_folder.write_recipe(
-            scratch, p.teacher.model, "teacher", p.teacher.model_dump(), history=history
-        )
-        logits = loop.logits(model, train)
-    with replacing("logits/train.npy") as scratch, scratch.open("wb") as file:
-        np.save(file, logits)
+        model_folder.write_recipe(scratch, teacher.model, "teacher", teacher.model_dump(), history=history)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -44,18 +44,16 @@ def tiny_distilbert(**options):
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
     torch.manual_seed(0)
-    return DistilBertForSequenceClassification(
-        DistilBertConfig(
-            vocab_size=60,
-            dim=16,
-            n_layers=1,
-            n_heads=4,
-            hidden_dim=32,
-            max_position_embeddings=24,
-            num_labels=3,
-            **options,
-        )
-    )
+    config = {
+        "vocab_size": 60,
+        "dim": 16,
+        "n_layers": 1,
+        "n_heads": 4,
+        "hidden_dim": 32,
+        "max_position_embeddings": 24,
+        "num_labels": 3,
+    }
+    return DistilBertForSequenceClassification(DistilBertConfig(**config | options))
 
 
 def tiny_roberta(labels=("balance", "oos", "transfer"), **options):

@@ -52,14 +52,28 @@ def test_every_config_is_valid(overrides, tmp_path):
     settings.load(tmp_path / "params.yaml")
 
 
+def test_a_teacher_of_the_group_joins_the_first(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    p = settings.compose(["+teacher@teachers.mpnet=mpnet", "+teachers.seed-1.seed=1"])
+    assert [*p.teachers] == ["teacher", "mpnet", "seed-1"]
+    assert (p.teachers["mpnet"].freeze_encoder, p.teachers["seed-1"].seed) == (True, 1)
+    assert p.teachers["seed-1"].model == p.teacher.model != p.teachers["mpnet"].model
+
+
 def definition(stage: str) -> dict:
     return STAGES[stage].get("do", STAGES[stage])
 
 
+# `general` makes a model of none of ours, so it has a script of its own.
+COMPRESSING = {*TECHNIQUES} - {"general"}
+
+
 def entries(stage: str) -> list[str]:
     """The module that dvc.yaml runs, and the technique that it imports by name."""
-    if stage in TECHNIQUES:
+    if stage in COMPRESSING:
         return ["stages/compress.py", f"stages/techniques/{stage}.py"]
+    if stage in TECHNIQUES:
+        return [f"stages/{stage}.py", f"stages/techniques/{stage}.py"]
     return [f"stages/{stage}.py"]
 
 
@@ -89,13 +103,11 @@ def test_a_change_of_a_technique_or_a_report_leaves_the_others_alone(stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_its_module(stage):
-    if stage in TECHNIQUES:
-        trains = issubclass(TECHNIQUES[stage][0], Training)
-        launcher = "${launch.command}" if trains else "python"
-        assert definition(stage)["cmd"] == f"{launcher} -m stages.compress {stage} ${{key}}"
-    else:
-        key = " ${key}" if "foreach" in STAGES[stage] else ""
-        assert definition(stage)["cmd"] == f"python -m stages.{stage}{key}"
+    trains = stage in TECHNIQUES and issubclass(TECHNIQUES[stage][0], Training)
+    launcher = "${launch.command}" if trains else "python"
+    module = f"compress {stage}" if stage in COMPRESSING else stage
+    key = " ${key}" if "foreach" in STAGES[stage] else ""
+    assert definition(stage)["cmd"] == f"{launcher} -m stages.{module}{key}"
 
 
 def test_every_technique_is_a_stage_with_an_empty_table():
@@ -106,7 +118,7 @@ def test_every_technique_is_a_stage_with_an_empty_table():
 
 def test_what_dvc_yaml_runs_and_nothing_else():
     scripts = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
-    assert scripts == (set(STAGES) - set(TECHNIQUES)) | {"compress"}
+    assert scripts == (set(STAGES) - COMPRESSING) | {"compress"}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -137,6 +149,8 @@ class Reads(ast.NodeVisitor):
                 chain.pop()
             if chain[0] == "variants" and chain[1:] != ["rows"]:
                 chain = ["variants", "rows"] if chain[1:] == ["table"] else ["variants"]
+            if chain[0] == "teachers":  # which share what they do not set
+                self.chains |= {"teacher", "seed"}
             self.chains.add(".".join(chain))
         else:
             self.generic_visit(node)
@@ -165,7 +179,7 @@ def read_by(stage: str) -> set[str]:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_params_are_what_is_read(stage):
-    params = [param.removesuffix(".${key}") for param in definition(stage)["params"]]
+    params = [param.removesuffix(".${key}") for param in definition(stage).get("params", [])]
     assert {leaf for param in params for leaf in leaves(param)} == read_by(stage)
 
 
@@ -179,7 +193,7 @@ def keys(value) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_run_cache_sees_every_param(stage):
     """It leaves out keys of these names, wherever they are: a change of one would give the old outputs."""
-    chains = [param.removesuffix(".${key}").split(".") for param in definition(stage)["params"]]
+    chains = [param.removesuffix(".${key}").split(".") for param in definition(stage).get("params", [])]
     for chain in chains:
         inner = VALUES
         for key in chain:
@@ -189,13 +203,14 @@ def test_the_run_cache_sees_every_param(stage):
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if "foreach" in STAGES[stage]])
 def test_each_variant_depends_on_its_own_values_and_parent(stage):
-    """One stage an entry of conf/variants/, which no change to another entry runs again."""
-    if STAGES[stage]["foreach"] == "${variants.rows}":
-        assert not any(param.startswith("variants") for param in definition(stage)["params"])
+    """One stage an entry of conf/variants/ or of `teachers`, which no change to another entry runs again."""
+    if STAGES[stage]["foreach"] in ("${variants.rows}", "${teachers}"):
+        params = definition(stage).get("params", [])
+        assert not {"variants", "teachers"} & {param.removesuffix(".rows") for param in params}
         return
     assert STAGES[stage]["foreach"] == f"${{variants.{stage}}}"
     assert f"variants.{stage}.${{key}}" in definition(stage)["params"]
-    assert "models/${item.parent}" in definition(stage)["deps"]
+    assert ("models/${item.parent}" in definition(stage)["deps"]) == (stage in COMPRESSING)
     assert definition(stage)["outs"] == ["models/${key}"]
 
 

@@ -4,9 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import save_as_hub, tiny_bert, word_tokenizer
 
 import stages.download
 from stages.data import clinc150, domains, tables
@@ -27,9 +29,10 @@ def download(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CLINC150_PATH", raising=False)
 
-    def run(source, seed=0, **changes):
+    def run(source, seed=0, teacher=None, **changes):
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
-        data = yaml.safe_load((ROOT / f"conf/data/{source}.yaml").read_text())
+        data = yaml.safe_load((ROOT / f"conf/data/{source}.yaml").read_text()) | {"outliers": []}
+        values["teacher"] |= teacher or {}
         Path("params.yaml").write_text(yaml.safe_dump(values | {"data": data | changes, "seed": seed}))
         stages.download.main()
 
@@ -49,7 +52,7 @@ def fails(download, source, **changes):
 
 
 def written():
-    files = [*Path("data").glob("*"), *Path().glob("domains.json")]
+    files = [*Path("data").glob("*"), *Path().glob("domains.json"), *Path().glob("outliers.json")]
     return {path.name: path.read_bytes() for path in files}
 
 
@@ -91,6 +94,18 @@ def test_sample(download, capsys):
     assert written()["train.parquet"] != first["train.parquet"]
 
 
+def test_unlabelled_text(download, capsys):
+    write_csv("queries.csv", QUERIES)
+    Path("logs.txt").write_text("TRANSFER 3\nwhere is my parcel\n\nOos  1\nwhere is  my parcel\n")
+    download("files")
+    assert tables.read("unlabelled")["text"].tolist() == []
+    without = written()
+    download("files", unlabelled={"files": ["logs.txt"], "files_path": "logs.txt"})
+    assert tables.read("unlabelled")["text"].tolist() == ["where is my parcel"]
+    assert capsys.readouterr().out.endswith("test: 6 queries, 3 intents\nunlabelled: 1 texts\n")
+    assert {**without, "unlabelled.parquet": b""} == {**written(), "unlabelled.parquet": b""}
+
+
 def test_files(download, capsys):
     write_csv("queries.csv", QUERIES)
     download("files")
@@ -98,7 +113,7 @@ def test_files(download, capsys):
     back = [
         (text, ["balance", "oos", "transfer"][label])
         for split in tables.SPLITS
-        for text, label in tables.read(split).itertuples(index=False)
+        for text, label in tables.read(split)[["text", "label"]].itertuples(index=False)
     ]
     assert sorted(back) == sorted(QUERIES)
     assert domains.read() == {}
@@ -131,6 +146,51 @@ def test_clinc150_keeps_the_first_of_a_text_that_has_two_intents(download, capsy
         "7 rows read, 5 used, 2 dropped: 1 of train that test has with another intent, 1 of train that "
         "validation has with another intent"
     )
+
+
+def test_outliers(download, capsys):
+    """They may be the only queries out of scope; none goes to test, and none that a held-out query equals."""
+    save_as_hub(tiny_bert(), word_tokenizer(), "hub")
+    in_scope = [(f"{word} w{i}", word) for word in ("money", "balance") for i in range(20, 35)]
+    write_csv("queries.csv", in_scope)
+    lines = [*(f"car w{i} in w{i + 1}" for i in range(20, 40)), "MONEY w20", "car  w20 IN w21"]
+    Path("near.txt").write_text("\n".join(lines))
+    files = {"outliers": [{"path": "near.txt", "weight": 4.0}], "outliers_path": "near.txt"}
+    teacher = {"source": "hub", "model": "hub", "sha256": None}
+    assert "no training query has the out-of-scope intent 'oos'" in fails(download, "files", teacher=teacher)
+    download("files", teacher=teacher, **files)
+    (account,) = json.loads(Path("outliers.json").read_text())
+    kept = account["train"] + account["validation"]
+    assert account["read"] == 22 == kept + sum(map(len, account["dropped"].values()))
+    assert account["dropped"]["repeated"] == ["car  w20 IN w21"] and account["highest_cosine"] < 0.9
+    assert account["validation"] == np.floor(0.1 * kept + 0.5)
+    train, validation, test = (tables.read(split) for split in tables.SPLITS)
+    assert (train["label"] == 2).sum() == account["train"] and not (test["label"] == 2).any()
+    assert (validation["label"] == 2).sum() == account["validation"]
+    assert train["weight"].tolist() == [4.0 if label == 2 else 1.0 for label in train["label"]]
+    assert f"near.txt: 22 lines read, {account['train']} for train, " in capsys.readouterr().out
+    first = written()
+    download("files", teacher=teacher, **files)
+    assert written() == first
+    download("files", teacher=teacher, **files, seed=1)
+    assert written()["validation.parquet"] != first["validation.parquet"]
+
+
+def test_the_weight_of_out_of_scope(download):
+    write_csv("queries.csv", QUERIES)
+    download("files", out_of_scope_weight=4)
+    train = tables.read("train")
+    assert train["weight"].tolist() == [4.0 if label == 1 else 1.0 for label in train["label"]]
+    assert json.loads(Path("outliers.json").read_text()) == []
+
+
+def test_torch_is_imported_for_outliers_alone(download):
+    write_csv("queries.csv", QUERIES)
+    download("files")
+    code = "import sys; from stages import download; download.main(); "
+    code += "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0
 
 
 @pytest.mark.parametrize(("name", "expected"), [("transfer", 2), (None, None)])
@@ -166,6 +226,11 @@ def test_sample_without_out_of_scope(download):
             "files",
             {"duplicates": "keep"},
             "params.yaml: data.duplicates is 'keep': should be 'error', 'drop' or",
+        ),
+        (
+            "files",
+            {"outliers": [{"path": "nowhere.txt"}], "outliers_path": "nowhere.txt"},
+            "nowhere.txt cannot be read (No such file or directory): correct data.outliers",
         ),
         ("sample", {"path": "nowhere"}, "nowhere has no queries for train: add some, or correct data.path"),
         (

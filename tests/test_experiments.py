@@ -87,8 +87,8 @@ def test_a_sweep_trains_the_teacher_once(clone):
         assert time.monotonic() < deadline
         time.sleep(2)
     logs = [clone("dvc", "queue", "logs", name) for name in done]
-    assert sum("Running stage 'teacher'" in log for log in logs) == 1
-    assert sum("'teacher' is cached" in log for log in logs) == 1
+    assert sum("Running stage 'teacher@teacher'" in log for log in logs) == 1
+    assert sum("'teacher@teacher' is cached" in log for log in logs) == 1
     assert all("Running stage 'distill@distilled'" in log for log in logs)
 
 
@@ -170,7 +170,7 @@ TRIALS = 3
 @pytest.fixture(scope="module")
 def searched(clone, postgresql, tmp_path_factory):
     """Two workers in two clones, at once, the teacher pushed before they start; what each printed."""
-    clone("dvc", "exp", "run", "-S", "experiment=tiny", "teacher")
+    clone("dvc", "exp", "run", "-S", "experiment=tiny", "soft_labels")
     clone("dvc", "push", "--run-cache")
     (clone.path / "dvc.lock").unlink()
     other = another(clone, tmp_path_factory.mktemp("other") / "clone")
@@ -198,7 +198,7 @@ def test_workers_share_the_trials(searched, postgresql):
             assert set(trial.intermediate_values) == set(range(1, trial.params["distill.epochs"] + 1))
     assert all("Running stage 'distill@distilled'" in output for output in outputs)
     for output in outputs:
-        assert "Running stage 'teacher'" not in output, output
+        assert "Running stage 'teacher@teacher'" not in output, output
 
 
 def test_a_search_ends_with_a_model(searched, postgresql):

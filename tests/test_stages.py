@@ -17,13 +17,26 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification
 
-from stages import benchmark, compress, evaluate, load_test, report, runtime, select, teacher
+from stages import (
+    benchmark,
+    compress,
+    evaluate,
+    general,
+    load_test,
+    logits,
+    report,
+    runtime,
+    select,
+    soft_labels,
+    teacher,
+)
 from stages.core.model_folder import TOKENIZER
-from stages.data import domains, tables
+from stages.data import domains, outliers, tables
 from stages.measurement import identity
 from stages.techniques import distill
 from stages.techniques.distill import from_teacher_layers
 from stages.techniques.settings import TECHNIQUES
+from stages.training import loop
 
 ROOT = Path(__file__).parents[1]
 LABELS = tables.Labels(["transfer", "oos", "balance"], "oos")
@@ -37,6 +50,7 @@ def project(tmp_path, monkeypatch):
     table = pd.DataFrame(QUERIES.items(), columns=["text", "intent"])
     tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS)
     domains.write({"banking": ["transfer", "balance"]})
+    outliers.write([])
     for name, model in (("bert", tiny_bert()), ("distilbert", tiny_distilbert())):
         save_as_hub(model, word_tokenizer(), tmp_path / name)
 
@@ -56,6 +70,14 @@ HUB_STUDENT = {"init": "hub", "model": "distilbert", "freeze_embeddings": False}
 ONE = {"name": "one", "model": "teacher"}
 
 
+def teach(*names):
+    """The stages of the teachers, "teacher" and those called `names`, up to the soft labels."""
+    for name in ("teacher", *names):
+        teacher.main(name)
+        logits.main(name)
+    soft_labels.main()
+
+
 def logits_of(folder):
     return runtime.load(folder).logits(list(QUERIES))
 
@@ -67,26 +89,93 @@ def recipe(name):
 def test_a_teacher_that_is_ready(project):
     """No training; its head in the data's order; its logits over the training split are kept."""
     project(teacher=READY)
-    teacher.main()
+    teach()
     assert json.loads(Path("models/teacher/config.json").read_text())["id2label"] == {
         "0": "transfer", "1": "oos", "2": "balance",
     }  # fmt: skip
-    np.testing.assert_allclose(np.load("logits/train.npy"), logits_of("models/teacher"), atol=1e-5)
+    np.testing.assert_allclose(np.load("soft_labels/train.npy"), logits_of("models/teacher"), atol=1e-5)
     assert recipe("teacher")["history"] == []
 
 
 def test_a_teacher_that_is_fine_tuned(project):
     project(teacher={**READY, "epochs": 20, "learning_rate": 1e-2})
-    teacher.main()
+    teach()
     history = recipe("teacher")["history"]
     assert len(history) == 20
     losses = [entry["loss"] for entry in history]
     assert sum(losses[-5:]) < sum(losses[:5])
 
 
+def test_the_mean_of_teachers_that_read_differently(project, capsys):
+    """Each with its own tokenizer; models/teacher stays the first; a student's recipe names them."""
+    save_as_hub(tiny_roberta(), bpe_tokenizer(), "roberta")
+    own = {"other": {"model": "roberta"}}
+    project(teacher=READY, teachers=own, distill={"student": HUB_STUDENT, "epochs": 1})
+    teach("other")
+    assert ids("models/teacher") == ids("bert") and ids("models/other") == ids("roberta")
+    logits_each = [logits_of(f"models/{name}") for name in ("teacher", "other")]
+    assert abs(logits_each[0] - logits_each[1]).max() > 0.1
+    for split in ("train", "validation"):
+        np.testing.assert_allclose(np.load(f"logits/other/{split}.npy"), logits_each[1], atol=1e-5)
+    mean = (logits_each[0] + logits_each[1] * logits_each[0].std() / logits_each[1].std()) / 2
+    np.testing.assert_allclose(np.load("soft_labels/train.npy"), mean, atol=1e-4)
+    right = {
+        name: float((logits.argmax(-1) == [0, 2, 1]).mean())
+        for name, logits in zip(("teacher", "other", "mean"), [*logits_each, mean], strict=True)
+    }
+    said = [f"{name}: {100 * accuracy:.1f}% of validation" for name, accuracy in right.items()]
+    assert capsys.readouterr().out.splitlines()[-3:] == said
+    compress.main("distill", "distilled")
+    made = recipe("distilled")["teachers"]
+    assert made["validation_accuracy"] == right
+    assert made["teachers"]["other"]["model"] == "roberta"
+
+
+def test_a_frozen_encoder_is_given_a_head(project):
+    tiny_bert().bert.save_pretrained("bert")  # without one
+    encoder = load_file("bert/model.safetensors")
+    project(teacher={**READY, "freeze_encoder": True})
+    teach()
+    weights = load_file("models/teacher/model.safetensors")
+    assert all(np.array_equal(weights[f"bert.{name}"], value) for name, value in encoder.items())
+    assert logits_of("models/teacher").argmax(-1).tolist() == [0, 2, 1]
+    assert recipe("teacher")["history"] == []
+
+
+UNLABELLED = ["send w21", "my w22 car", "a"]
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_unlabelled_text(project, learns, monkeypatch):
+    """Its soft labels are the teacher's logits, row by row; without the setting, it is left out."""
+    table = pd.DataFrame(QUERIES.items(), columns=["text", "intent"])
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS, UNLABELLED)
+    project(
+        data={"unlabelled": {"changed": 1}},
+        teacher=READY,
+        distill={"student": HUB_STUDENT, "epochs": 2, "unlabelled": learns},
+    )
+    teach()
+    expected = runtime.load("models/teacher").logits(UNLABELLED)
+    np.testing.assert_allclose(np.load("soft_labels/unlabelled.npy"), expected, atol=1e-5)
+    seen = []
+    fit = loop.fit
+    monkeypatch.setattr(
+        loop, "fit", lambda trainer, identity: seen.extend(trainer.train_dataset) or fit(trainer, identity)
+    )
+    compress.main("distill", "distilled")
+    assert [row["labels"] for row in seen] == [0, 2, 1] + 3 * [loop.UNLABELLED] * learns
+    for row, text, logits_ in zip(
+        seen, [*QUERIES, *UNLABELLED], [*logits_of("models/teacher"), *expected], strict=False
+    ):
+        assert row["input_ids"].tolist() == ids("distilbert", text)
+        np.testing.assert_allclose(row["teacher_logits"], logits_, atol=1e-5)
+    assert [entry["epoch"] for entry in recipe("distilled")["history"]] == [1, 2]
+
+
 def test_a_hubs_student(project):
     project(teacher=READY, distill={"epochs": 2, "student": HUB_STUDENT})
-    teacher.main()
+    teach()
     compress.main("distill", "distilled")
     config = json.loads(Path("models/distilled/config.json").read_text())
     assert (config["model_type"], config["n_layers"]) == ("distilbert", 1)
@@ -114,7 +203,7 @@ def test_a_student_reads_with_its_own_tokenizer(project, large, small, length, c
         distill={"student": {**HUB_STUDENT, "model": small}, "epochs": 40, "learning_rate": 3e-2},
         variants={"distill": {"distilled": ALONE}},
     )
-    teacher.main()
+    teach()
     compress.main("distill", "distilled")
     assert ids("models/teacher") == ids(large) != ids(small) == ids("models/distilled")
     answers = runtime.load("models/distilled").predict(list(QUERIES))
@@ -133,7 +222,7 @@ def test_a_student_reads_with_its_own_tokenizer(project, large, small, length, c
 def test_a_roberta_has_no_layers_for_a_distilbert(project):
     save_as_hub(tiny_roberta(), bpe_tokenizer(), "roberta")
     project(teacher={**READY, "model": "roberta"})
-    teacher.main()
+    teach()
     with pytest.raises(SystemExit, match="the teacher is a roberta: choose student=distilbert"):
         compress.main("distill", "distilled")
     assert [path.name for path in Path("models").iterdir()] == ["teacher"]
@@ -155,7 +244,7 @@ def test_a_checkpoint_of_another_task(project, model, capsys):
         teacher={**READY, "model": "sentiment", "epochs": 1},
         distill={"student": {**HUB_STUDENT, "model": "sentiment"}, "epochs": 1},
     )
-    teacher.main()
+    teach()
     compress.main("distill", "distilled")
     said = "'sentiment' was trained on 2 other labels: it gets a new head over 3\n"
     assert capsys.readouterr().out.count(said) == 2
@@ -165,7 +254,7 @@ def test_a_checkpoint_of_another_task(project, model, capsys):
         assert list(config["id2label"].values()) == LABELS.names
     project(teacher={**READY, "model": "sentiment"})
     with pytest.raises(SystemExit, match=r"'sentiment' was trained on 2 other labels .*set teacher.epochs"):
-        teacher.main()
+        teach()
 
 
 def test_a_killed_stages_scratch_is_removed_by_the_next(project):
@@ -174,12 +263,12 @@ def test_a_killed_stages_scratch_is_removed_by_the_next(project):
     left = Path(f"models/.teacher.{process.pid}.part/teacher")
     left.mkdir(parents=True)
     project(teacher=READY)
-    teacher.main()
+    teach()
     assert [path.name for path in Path("models").iterdir()] == ["teacher"]
 
 
 def test_a_variants_own_layers(project, monkeypatch):
-    monkeypatch.setattr(distill, "distil", lambda *_: [])  # untrained
+    monkeypatch.setattr(distill, "distil", lambda *_, **__: [])  # untrained
     kd = {"alpha": 0.5, "temperature": 2.0, "parent": "teacher"}
     layers = {"init": "teacher-layers", "layers": [0, 1, 2], "freeze_embeddings": True}
     project(
@@ -187,12 +276,113 @@ def test_a_variants_own_layers(project, monkeypatch):
         distill={"student": layers},
         variants={"distill": {"distilled": {**kd, "layers": [0, 2]}, "fine-tuned": kd}},
     )
-    teacher.main()
+    teach()
     for name, count in (("distilled", 2), ("fine-tuned", 3)):
         compress.main("distill", name)
         assert json.loads(Path(f"models/{name}/config.json").read_text())["n_layers"] == count
         used = recipe(name)["parameters"]
         assert len(used.get("layers", used["student"]["layers"])) == count
+
+
+ENCODER = {
+    "source": "hub", "model": "bert", "sha256": None, "max_length": 16, "epochs": 2, "batch_size": 4,
+    "learning_rate": 1e-3, "freeze_embeddings": True,
+}  # fmt: skip
+KD = {"alpha": 0.5, "temperature": 2.0}
+
+
+def only(**variants):
+    """These lines and the teacher's row."""
+    rest = {stage: {} for stage in TECHNIQUES} | {"rows": {"teacher": "table"}}
+    return {"variants": rest | variants, "load_test": {"scenarios": [ONE]}}
+
+
+def weights(name):
+    return load_file(f"models/{name}/model.safetensors")
+
+
+def test_a_student_starts_from_the_general_step(project, monkeypatch):
+    """Its encoder and its tokenizer are that model's; its head answers rightly before any training."""
+    project(
+        teacher=READY,
+        general=ENCODER,
+        variants={
+            "general": {"general": {"layers": [0, 2]}},
+            "distill": {"distilled": {**KD, "parent": "general"}},
+        },
+    )
+    general.main("general")
+    made = recipe("general")
+    assert (made["parent"], made["technique"], made["parameters"]["layers"]) == ("bert", "general", [0, 2])
+    assert [epoch["epoch"] for epoch in made["history"]] == [1, 2]
+    assert made["history"][1]["eval_loss"] < made["history"][0]["eval_loss"]
+    frozen = load_file("bert/model.safetensors")["bert.embeddings.word_embeddings.weight"]
+    assert np.array_equal(weights("general")["embeddings.word_embeddings.weight"], frozen)
+    teach()
+    monkeypatch.setattr(distill, "distil", lambda *_, **__: [])  # untrained
+    compress.main("distill", "distilled")
+    ours = weights("distilled")
+    for name, weight in weights("general").items():
+        assert np.array_equal(ours[f"distilbert.{name}"], weight)
+    answers = runtime.load("models/distilled").predict(list(QUERIES))
+    assert [answer.label for answer in answers] == list(QUERIES.values())
+    assert files("models/distilled")["tokenizer.json"] == files("models/general")["tokenizer.json"]
+
+
+def test_a_narrow_student_is_taught_by_layers_of_the_teacher(project):
+    """The projection is in neither model; the students learn from unlabelled text and are exported."""
+    pd.DataFrame({"text": ["rent my car w40", "my balance in w30"]}).to_parquet("data/unlabelled.parquet")
+    project(
+        teacher=READY,
+        general=ENCODER,
+        **only(
+            general={"general": {"layers": [0, 2], "width": 8, "relations": 0.5}},
+            distill={"distilled": {**KD, "parent": "general", "hidden": 1.0, "relations": 0.5}},
+            export={"distilled-ort": {"parent": "distilled"}},
+        ),
+    )
+    teach()
+    general.main("general")
+    compress.main("distill", "distilled")
+    for name, prefix in (("general", ""), ("distilled", "distilbert.")):
+        assert not [key for key in weights(name) if "projection" in key]
+        assert weights(name)[f"{prefix}transformer.layer.1.ffn.lin1.weight"].shape == (16, 8)
+    compress.main("export", "distilled-ort")
+    np.testing.assert_allclose(logits_of("models/distilled-ort"), logits_of("models/distilled"), atol=1e-4)
+    from stages.techniques.general import texts
+
+    assert set(texts()["text"]) == {*QUERIES, "rent my car w40"}
+
+
+def test_layers_are_taught_only_if_asked(project, monkeypatch):
+    """Without hidden and relations no teacher is loaded; with them the student is another."""
+    plain = {**KD, "parent": "teacher", "layers": [0]}
+    project(teacher=READY, **only(distill={"plain": plain, "taught": {**plain, "hidden": 1.0}}))
+    teach()
+    compress.main("distill", "taught")
+    monkeypatch.setattr(distill, "layerwise", lambda *_: pytest.fail("a teacher is loaded"))
+    compress.main("distill", "plain")
+    assert not np.array_equal(weights("plain")["classifier.weight"], weights("taught")["classifier.weight"])
+    assert recipe("plain")["history"][0]["loss"] < recipe("taught")["history"][0]["loss"]
+
+
+def test_a_general_student_that_reads_otherwise_than_the_teacher(project):
+    project(
+        teacher=READY,
+        general=ENCODER,
+        variants={
+            "general": {"general": {"layers": [0]}, "odd": {"layers": [0], "width": 6}},
+            "distill": {"distilled": {**KD, "parent": "general", "hidden": 1.0}},
+        },
+    )
+    teach()
+    general.main("general")
+    tokenizer = Path("models/general/tokenizer.json")
+    tokenizer.write_text(tokenizer.read_text().replace("w40", "w400"))
+    with pytest.raises(SystemExit, match="models/general and models/teacher read with different tokenizers"):
+        compress.main("distill", "distilled")
+    with pytest.raises(SystemExit, match="width is 6: should be a multiple of 4"):
+        general.main("odd")
 
 
 def test_students_of_a_students_recipes(project):
@@ -207,15 +397,17 @@ def test_students_of_a_students_recipes(project):
                 "soft-movement": {**kd, "method": "movement-soft", "penalty": 10.0},
             },
             "structured": {"structured": {**kd, "heads": 0.25, "feed_forward": 0.75}},
+            "factorize": {"factorized": {**kd, "rank": 8}},
             "qat": {"qat": kd},
         },
     )
-    teacher.main()
+    teach()
     stages = {
         "distilled": "distill",
         "magnitude": "prune",
         "soft-movement": "prune",
         "structured": "structured",
+        "factorized": "factorize",
         "qat": "qat",
     }
     for name, stage in stages.items():
@@ -230,6 +422,8 @@ def test_students_of_a_students_recipes(project):
     assert not {"penalty", "threshold", "score_learning_rate"} & set(used["magnitude"])
     assert recipe("structured")["layer_shapes"] == [[3, 8]]
     assert logits_of("models/structured").shape == (3, 3)
+    assert 0.5 < recipe("factorized")["variance"] < 1
+    assert logits_of("models/factorized").shape == (3, 3)
     assert (used["qat"]["per_channel"], used["qat"]["reduce_range"]) == (True, True)
     assert not {"ranges", "range_queries"} & set(used["qat"])
 
@@ -239,23 +433,27 @@ def test_every_technique_that_trains_runs_on_two_processes(project):
     """One model and one history each, whose zeros and shapes are those asked for; no checkpoint is left."""
     kd = {"alpha": 0.5, "temperature": 2.0, "parent": "distilled"}
     variants = {
-        "distill": {"distilled": {**kd, "parent": "teacher"}},
+        "distill": {"distilled": {**kd, "parent": "teacher", "unlabelled": True}},
         "prune": {
             "magnitude": {**kd, "method": "magnitude-one-shot", "sparsity": 0.5},
             "movement": {**kd, "method": "movement-hard", "sparsity": 0.5},
             "soft-movement": {**kd, "method": "movement-soft", "penalty": 10.0},
         },
         "structured": {"structured": {**kd, "heads": 0.25, "feed_forward": 0.75}},
+        "factorize": {"factorized": {**kd, "rank": 8}},
         "qat": {"qat": kd},
     }
     rest = {stage: {} for stage in TECHNIQUES} | {"rows": {"teacher": "table"}}
+    table = pd.DataFrame(QUERIES.items(), columns=["text", "intent"])
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS, UNLABELLED)
     project(
+        data={"unlabelled": {"changed": 1}},
         teacher=READY,
         distill={"student": HUB_STUDENT, "epochs": 2},
         variants=rest | variants,
         load_test={"scenarios": [ONE]},
     )
-    teacher.main()
+    teach()
     for stage, lines in variants.items():
         for name in lines:
             command = [*TORCHRUN, "-m", "stages.compress", stage, name]
@@ -273,6 +471,26 @@ def test_every_technique_that_trains_runs_on_two_processes(project):
     }  # fmt: skip
 
 
+@pytest.mark.slow
+def test_layers_are_taught_on_two_processes(project):
+    """With a projection, which is used outside the model's own forward pass."""
+    project(
+        teacher=READY,
+        general=ENCODER,
+        **only(
+            general={"narrow": {"layers": [0, 2], "width": 8, "relations": 0.5, "freeze_embeddings": False}},
+            distill={"distilled": {**KD, "parent": "narrow", "hidden": 1.0, "relations": 0.5}},
+        ),
+    )
+    teach()
+    for command in (["stages.general", "narrow"], ["stages.compress", "distill", "distilled"]):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*TORCHRUN, "-m", *command], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert recipe("narrow")["history"] and recipe("distilled")["history"]
+    assert logits_of("models/distilled").shape == (3, 3)
+
+
 def files(folder):
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
@@ -281,7 +499,7 @@ def measured(project, **sections):
     """The stages teacher and evaluate of a teacher that is ready, the only row."""
     defaults = {"variants": {"rows": {"teacher": "table"}}, "load_test": {"scenarios": [ONE]}}
     project(teacher=READY, **(defaults | sections))
-    teacher.main()
+    teach()
     evaluate.main("teacher")
     return json.loads(Path("evaluations/teacher/accuracy.json").read_text())
 
@@ -289,11 +507,26 @@ def measured(project, **sections):
 def test_a_calibrated_model_is_the_model_and_its_calibration(project):
     measured(project)
     given = files("calibrated/teacher")
-    assert set(json.loads(given.pop("calibration.json"))) == {"temperature", "threshold"}
+    assert set(json.loads(given.pop("calibration.json"))) == {"temperature", "threshold", "spread"}
     assert given == files("models/teacher")
     for split in ("validation", "test"):
         logits = np.load(f"evaluations/teacher/{split}.npy")
         np.testing.assert_allclose(logits, logits_of("models/teacher"), atol=1e-5)
+
+
+def test_how_sure_a_threshold_is(project):
+    """Of 30 queries in scope and 30 out of it; served as it was evaluated."""
+    texts = {f"{text} w{i}": intent for text, intent in QUERIES.items() for i in range(30)}
+    table = pd.DataFrame(list(texts.items())[30:], columns=["text", "intent"])
+    tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS)
+    result = measured(project, calibrate={"scores": ["energy-0.25", "margin"], "out_of_scope_share": 0.2})
+    fitted = json.loads(Path("calibrated/teacher/calibration.json").read_text())
+    assert fitted["spread"]["low"] <= fitted["threshold"]["value"] <= fitted["spread"]["high"]
+    assert 0.5 <= fitted["spread"]["same_score"] <= 1
+    test = result["test"]
+    assert test["threshold_accuracy_low"] <= test["threshold_accuracy_high"] <= 1
+    served = [p.label for p in runtime.load("calibrated/teacher").predict(table["text"].tolist())]
+    assert test["accuracy_calibrated"] == pytest.approx((table["intent"] == served).mean())
 
 
 def test_evaluation_is_kept(project):
@@ -301,6 +534,8 @@ def test_evaluation_is_kept(project):
     assert list(result) == ["sizes", "out_of_scope_share", "validation", "test"]
     assert result["out_of_scope_share"] == pytest.approx(1 / 3)
     right = logits_of("models/teacher").argmax(-1) == [0, 2, 1]
+    spread = {result["test"].pop(f"threshold_accuracy_{end}") for end in ("low", "high")}
+    assert spread == {None}  # three queries are too few for a threshold
     assert result["test"] == pytest.approx(result["validation"])
     assert result["test"]["accuracy"] == pytest.approx(right.mean())
     assert result["test"]["oos_recall"] == float(right[2])
@@ -310,11 +545,41 @@ def test_evaluation_is_kept(project):
     assert result["test"]["oos_recall_calibrated"] == float(right[2])
 
 
+@pytest.mark.parametrize("name", ["early", "early-ort"])
+def test_evaluation_says_who_leaves_where(project, name):
+    project(
+        teacher=READY,
+        distill={"student": HUB_STUDENT, "epochs": 1},
+        exits={"epochs": 1, "max_error": 1.0},
+        variants={stage: {} for stage in TECHNIQUES}
+        | {
+            "distill": {"distilled": ALONE},
+            "exits": {"early": {"alpha": 0.5, "temperature": 2.0, "parent": "distilled", "layers": [0]}},
+            "export": {"early-ort": {"parent": "early"}},
+            "rows": {"teacher": "table", name: "table"},
+        },
+        load_test={"scenarios": [ONE]},
+    )
+    teach()
+    compress.main("distill", "distilled")
+    compress.main("exits", "early")
+    compress.main("export", "early-ort")
+    evaluate.main(name)
+    measures = json.loads(Path(f"evaluations/{name}/accuracy.json").read_text())
+    logits, exits = runtime.load(f"models/{name}").answers(list(QUERIES))
+    for split in ("validation", "test"):
+        assert measures[split]["exits"] == [{"layer": 0, "share": pytest.approx((exits == 0).mean())}]
+        kept = np.load(f"evaluations/{name}/{split}.npy")
+        np.testing.assert_allclose(kept, logits, atol=1e-5)
+    assert recipe("early")["exits"]["error"] <= 1.0
+    assert [at["layer"] for at in recipe("early")["exits"]["at"]] == [0]
+
+
 def test_what_scales_by_the_batch_is_evaluated_alone(project, monkeypatch):
     sizes = []
-    predict = runtime.Classifier.logits
+    predict = runtime.Classifier.answers
     monkeypatch.setattr(
-        runtime.Classifier, "logits", lambda self, texts: sizes.append(len(texts)) or predict(self, texts)
+        runtime.Classifier, "answers", lambda self, texts: sizes.append(len(texts)) or predict(self, texts)
     )
     measured(project)
     assert set(sizes) == {3}
@@ -350,6 +615,8 @@ def test_data_without_an_out_of_scope_label(project):
 SHORT = {
     "warmup": 1,
     "rounds": 2,
+    "queries": 2,
+    "reference_every": 2,
     "runs_per_round": 1,
     "batch_sizes": [1, 2],
     "batches_every": 1,
@@ -376,7 +643,9 @@ def test_the_calibrated_model_is_timed_loaded_and_reported(project, capsys):
     times = pd.read_csv("benchmark/times.csv")
     loads = ["query", "tokenization", "session", "batch of 1", "batch of 2"]
     assert times.groupby(["model", "load"]).size().to_dict() == {
-        (name, load): 2 for name in ("teacher", "bert-base-shape") for load in loads
+        **{(name, load): 2 for name in ("teacher", "bert-base-shape") for load in loads},
+        ("teacher", "test query"): 4,
+        ("bert-base-shape", "test query"): 2,
     }
     summary = pd.read_csv("benchmark/latency.csv", index_col="model")
     assert set(summary.index) == {"teacher", "bert-base-shape"}
@@ -391,8 +660,11 @@ def test_the_calibrated_model_is_timed_loaded_and_reported(project, capsys):
 
     load_test.main()
     select.main()
+    counts = {"weight": 1.0, "read": 9, "train": 7, "validation": 1, "highest_cosine": 0.8}
+    outliers.write([{"path": "near.txt", **counts, "dropped": {"in train": ["my balance"]}}])
     report.main()
     folder = Path("metrics/sample")
+    assert "| near.txt | 1 | 9 | 7 | 1 | 1 | 0.80 |" in (folder / "README.md").read_text()
     definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["report"]
     outputs = {next(iter(out)).split("/")[-1] for out in definition["outs"] + definition["metrics"]}
     assert {path.name for path in folder.iterdir()} == outputs
@@ -453,7 +725,8 @@ def test_no_file_holds_nan(out_of_scope, project, capsys):
     folder = Path("metrics/sample")
     assert {folder / "summary.json", folder / "tables/load_test.json"} <= set(strictly_read())
     assert strictly_read()[Path("load_test/service.json")]["p99_ms"] is None
-    assert "No model has an out-of-scope threshold" in (folder / "README.md").read_text()
+    written = (folder / "README.md").read_text()
+    assert "No model has an out-of-scope threshold" in written and "Outliers" not in written
     assert "without an out-of-scope threshold" in capsys.readouterr().out
 
 
@@ -466,7 +739,7 @@ def test_only_cached_scenarios_of_few_queries(project):
 
 def test_a_model_that_has_diverged(project):
     project(teacher=READY, variants={"rows": {"teacher": "table"}}, load_test={"scenarios": [ONE]})
-    teacher.main()
+    teach()
     weights = load_file("models/teacher/model.safetensors")
     save_file(
         {**weights, "classifier.bias": weights["classifier.bias"] * np.nan},
@@ -510,7 +783,7 @@ def test_an_interrupted_stage_leaves_nothing_half_written(project, monkeypatch):
         "transformers.Trainer.train", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(SystemExit) as stopped:
-        teacher.main()
+        teach()
     assert stopped.value.code == 130
     assert list(Path("models").iterdir()) == []
     assert not Path("logits").exists()
@@ -519,7 +792,7 @@ def test_an_interrupted_stage_leaves_nothing_half_written(project, monkeypatch):
 def test_an_unreachable_hub_is_one_line(project, capsys):
     project(teacher={**READY, "model": "nobody/nothing"})
     with pytest.raises(SystemExit, match=r"error: cannot load 'nobody/nothing'"):
-        teacher.main()
+        teach()
 
 
 def test_a_student_of_a_student_is_refused(project):
@@ -530,6 +803,6 @@ def test_a_student_of_a_student_is_refused(project):
         Path("bert/tokenizer_config.json").read_bytes()
     )
     project(teacher={**READY, "model": "small"})
-    teacher.main()
+    teach()
     with pytest.raises(SystemExit, match="the teacher is a distilbert"):
         compress.main("distill", "distilled")

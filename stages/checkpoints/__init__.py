@@ -1,6 +1,7 @@
 """How a model folder's files are written and read; `read` is the one reader of a whole folder."""
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +14,16 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CALIBRATION = "calibration.json"
+# The logit of a label that an early exit may not answer: finite, and its probability is 0.
+RULED_OUT = -1e9
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What a model folder holds.
 
-    `labels` are in the order of the class indices; `calibration` is calibration.json or None. Tokenizer and
-    weights are read when they are asked for.
+    `labels` are in the order of the class indices; `calibration` is calibration.json or None. The rest is
+    read when it is asked for.
     """
 
     folder: Path
@@ -34,9 +37,23 @@ class Checkpoint:
         return Tokenizer.from_file(str(self.folder / "tokenizer.json"))
 
     @cached_property
+    def config(self) -> dict:
+        return json.loads((self.folder / "config.json").read_bytes())
+
+    @property
     def pad_token_id(self) -> int:
         """The id that fills up the shorter queries of a batch, which the attention mask leaves out."""
-        return json.loads((self.folder / "config.json").read_bytes()).get("pad_token_id") or 0
+        return self.config.get("pad_token_id") or 0
+
+    @property
+    def exits(self) -> list[int]:
+        """How many layers come before each early exit; of a model without exits, none."""
+        return (self.config.get("exits") or {"layers": []})["layers"]
+
+    @property
+    def positions(self) -> float:
+        """The most tokens that the model has positions for."""
+        return self.config.get("max_position_embeddings", math.inf)
 
     @property
     def is_onnx(self) -> bool:

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, logging
 
+from stages.checkpoints import exits
 from stages.checkpoints.families import FAMILIES
 from stages.checkpoints.sparse_storage import read_weights
 from stages.core.errors import UserError
@@ -93,11 +94,42 @@ def keep(linear: nn.Linear, rows: torch.Tensor | None = None, columns: torch.Ten
     linear.out_features, linear.in_features = linear.weight.shape
 
 
+class FactorisedEmbedding(nn.Embedding):
+    """Words with a row of `rank` entries each, projected to the encoder's width."""
+
+    def __init__(self, words: int, rank: int, width: int, padding: int | None):
+        super().__init__(words, rank, padding)
+        self.projection = nn.Linear(rank, width, bias=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.projection(super().forward(ids))
+
+
+def words(model: PreTrainedModel) -> nn.Embedding:
+    return model.get_input_embeddings()  # type: ignore[return-value]
+
+
+def factorise(model: PreTrainedModel, rank: int) -> FactorisedEmbedding:
+    """Give `model` untrained factors for its words; config.json keeps their rank as `embedding_rank`."""
+    whole = words(model)
+    factors = FactorisedEmbedding(whole.num_embeddings, rank, whole.embedding_dim, whole.padding_idx)
+    model.set_input_embeddings(factors)
+    model.config.embedding_rank = rank
+    return factors
+
+
+def embedding_rank(model: PreTrainedModel) -> int | None:
+    """The rank of factorised words; None where they are whole."""
+    return getattr(model.config, "embedding_rank", None)
+
+
 def build(folder: Path, **options) -> PreTrainedModel:
     """The architecture of the model folder, its weights left at random, in evaluation mode.
 
     `layer_shapes` in config.json, a [heads, feed-forward columns] for each block, is what
-    structured pruning has left of the configured ones. `options` go to transformers' from_config.
+    structured pruning has left of the configured ones; `embedding_rank` is that of factorised words; `exits`
+    is explained in stages.checkpoints.exits.
+    `options` go to transformers' from_config.
     """
     config = AutoConfig.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_config(config, **options)
@@ -109,6 +141,10 @@ def build(folder: Path, **options) -> PreTrainedModel:
             keep(block.out, columns=rows)
             keep(block.up, rows=columns)
             keep(block.down, columns=columns)
+    if rank := embedding_rank(model):
+        factorise(model, rank)
+    if getattr(config, "exits", None):
+        exits.attach(model)
     return model.eval()
 
 

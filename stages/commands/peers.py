@@ -21,7 +21,7 @@ from stages.peers import NAMES
     "models",
     multiple=True,
     help="A model of ours, by its name in calibrated/. By default, those made from the teacher without "
-    "training, and models/best.",
+    "training, those of headline.json, and models/best.",
 )
 def command(names: tuple[str, ...], models: tuple[str, ...]):
     """Compare with what people would use instead.

@@ -1,11 +1,11 @@
-"""Mean and spread over seeds."""
+"""Mean and spread over seeds, and the headline."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from stages.core.atomic import write_text
+from stages.core.atomic import write_json, write_text
 from stages.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,16 +77,33 @@ def _cell(of: "pd.DataFrame", measure: str, seeds: int) -> str:
 @click.command
 @click.argument("folder", type=click.Path(path_type=Path))
 def command(folder: Path):
-    """Write the mean and spread of accuracies over seeds.
+    """Write the mean and spread of accuracies over seeds, and the headline.
 
     FOLDER has a report for each seed, in seed-0, seed-1, … It gets seeds.csv, with a row for each model and
-    measure, and seeds.md, the table that people read.
+    measure, and seeds.md, the table that people read. If FOLDER is a report itself, it gets headline.json:
+    for each row of `headline` in conf/config.yaml, the model that validation chooses, with the speed that
+    FOLDER's benchmark measured. Its table goes into README.md, between the marks that name FOLDER.
 
     \b
     for seed in 0 1 2; do dvc exp run -S experiment=clinc150-seeds -S seed=$seed report; done
     intents seeds metrics/clinc150
     """
+    from stages.commands import headline
+    from stages.core import settings
+
     spread = collect(folder)
+    report = (folder / "tables" / "results.csv").exists()
+    chosen = headline.choose(folder, settings.load().headline) if report else {}
     write_text(folder / "seeds.csv", spread.to_csv(index=False, float_format="%.4f"))
     write_text(folder / "seeds.md", markdown(spread))
     click.echo(markdown(spread))
+    if not chosen:
+        click.echo(f"note: no headline.json: {folder}/tables/results.csv has no benchmark yet", err=True)
+        return
+    table = headline.markdown(chosen, folder.as_posix())
+    write_json(folder / "headline.json", chosen)
+    click.echo(table)
+    readme = Path("README.md")
+    if readme.exists():
+        text = readme.read_text(encoding="utf-8")
+        write_text(readme, headline.between_marks(text, folder.as_posix(), table))

@@ -22,6 +22,7 @@ from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 from stages.core import processes
 from stages.core.errors import UserError
 from stages.core.settings import Params, Search
+from stages.data import tables
 from stages.measurement.speed import latency
 from stages.measurement.speed.measured_model import MeasuredModel
 
@@ -180,15 +181,17 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def speedup(experiment: str, model: str, p: Params) -> float:
-    """Over the teacher, for one query, in interleaved rounds of just these two."""
+    """Over the teacher, for validation queries, in interleaved rounds of just these two."""
     files = dvc.api.DVCFileSystem(rev=experiment)
     with tempfile.TemporaryDirectory() as scratch:
         models = {}
         for name in (model, "teacher"):
             files.get(f"calibrated/{name}", f"{scratch}/{name}", recursive=True)
             models[name] = MeasuredModel(Path(scratch) / name, p.benchmark.threads)
-        only_single = p.benchmark.model_copy(update={"batch_sizes": [1], "batches_every": 1})
-        times = latency.interleave(models, [p.benchmark.query], only_single, p.seed)
+        files.get("data", f"{scratch}/data", recursive=True)
+        queries = tables.read("validation", f"{scratch}/data")["text"].tolist()
+        only_single = p.benchmark.model_copy(update={"batch_sizes": [1]})
+        times = latency.interleave(models, queries, only_single, p.seed)
     return float(latency.summarize(times, {"speedup": "teacher"}, p.seed).loc[model, "speedup"])
 
 

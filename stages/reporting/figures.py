@@ -18,7 +18,6 @@ from stages.runtime.calibration import NONE
 from stages.techniques import int8
 
 COLORS = [plt.get_cmap("tab20")(i) for i in range(20)]
-MARKERS = "osD^"  # another for each 20 models
 LINES = ("-", "--", ":", "-.")
 
 
@@ -33,50 +32,6 @@ def _titled(text: str) -> plt.Figure:
     axes.set_title(text)
     axes.axis("off")
     return figure
-
-
-def accuracy_against_latency(results: pd.DataFrame, path: Path) -> None:
-    """A bubble a model, its area the size on disk; the one to deploy is ringed."""
-    figure, axes = plt.subplots(figsize=(9, 5.5))
-    scale = 1500 / results["size_mb"].max()
-    for i, (name, row) in enumerate(results.iterrows()):
-        x, y = row["latency_ms"], 100 * row["accuracy_calibrated"]
-        axes.scatter(
-            x,
-            y,
-            s=scale * row["size_mb"],
-            color=COLORS[i % 20],
-            marker=MARKERS[i // 20 % 4],
-            alpha=0.6,
-            label=f"{name} ({row['size_mb']:.1f} MB)",
-        )
-        if row["best"]:
-            size = (np.sqrt(scale * row["size_mb"]) + 12) ** 2
-            axes.scatter(
-                x,
-                y,
-                s=size,
-                facecolors="none",
-                edgecolors="black",
-                linewidths=1.8,
-                label=f"{name}, chosen on validation",
-            )
-    axes.set_xscale("log")
-    ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
-    low, high = results["latency_ms"].min() / 1.5, results["latency_ms"].max() * 1.5
-    axes.set_xticks([t for t in ticks if low <= t <= high], minor=False)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
-    axes.set_xlim(low, high)
-    axes.margins(y=0.15)
-    axes.set_xlabel("latency of one query, median, ms (log scale)")
-    axes.set_ylabel("test accuracy, calibrated, %")
-    axes.set_title("Accuracy against latency; area: size on disk")
-    axes.grid(alpha=0.3)
-    legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    for handle in legend.legend_handles:
-        handle.set_sizes([60])
-    save(figure, path)
 
 
 def training_curves(curves: pd.DataFrame, path: Path) -> None:

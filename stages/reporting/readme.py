@@ -1,8 +1,13 @@
 """README.md of a report: every table and picture, and how they were measured."""
 
+from stages.reporting import outliers
+
 # The pictures of each section, and what they show.
 PICTURES = {
-    "Results": {"accuracy_latency": "Calibrated test accuracy against the latency of one query. Area: size."},
+    "Results": {
+        "accuracy_latency": "Calibrated test accuracy against the mean latency of a test query. Area: size. "
+        "The line joins the models that no other beats on both."
+    },
     "Calibration": {"calibration": "Left: reliability. Right: out-of-scope queries by threshold."},
     "Size": {"sizes": "Where the bytes are."},
     "Load test": {"load_test": "Throughput step by step, and latency under load."},
@@ -15,8 +20,8 @@ PICTURES = {
     "Training": {"training": "Training loss and validation accuracy by epoch."},
 }
 METHOD = """Every model answers the same queries in one process, in rounds, in a random order within a
-round. A speed-up is the median over rounds of the ratio within a round, because a shared machine can be
-twice as slow a minute later. The intervals cover noise within one run; two runs differ by more.
+round. Speed-ups are ratios within a round, because a shared machine can be twice as slow a minute later.
+The intervals cover noise within one run; two runs differ by more.
 `bert-base-shape` has BERT-base's architecture and untrained weights, and is timed in the same rounds.
 """
 TABLES = """| table | what |
@@ -49,6 +54,8 @@ def write(title: str, best: dict, sections: dict[str, str]) -> str:
             parts += [f"![{caption}](pictures/{name}.png)", caption]
         if heading in sections:
             parts.append(sections[heading].strip())
+        if heading == "Calibration" and (accounts := outliers.read()):
+            parts += ["### Outliers", outliers.markdown(accounts).strip()]
         if heading == "Latency":
             parts.append(METHOD.strip())
     parts += ["## Tables", TABLES.strip()]

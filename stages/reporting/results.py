@@ -14,7 +14,8 @@ from stages.reporting import evidence
 from stages.reporting.markdown import percent, table_of
 from stages.runtime.calibration import Calibration
 
-SUMMARY = ["accuracy_calibrated", "oos_recall_calibrated", "size_mb", "speedup"]
+SPREAD = ["threshold_accuracy_low", "threshold_accuracy_high"]
+SUMMARY = ["accuracy_calibrated", "oos_recall_calibrated", *SPREAD, "size_mb", "speedup"]
 ACCURACIES = ["accuracy", "accuracy_calibrated", "accuracy_in_scope_calibrated", "oos_recall_calibrated"]
 SPEEDUPS = ("speedup", "speedup_over_bert_base")
 SIZES = ["embeddings_mb", "encoder_mb", "head_mb", "tokenizer_mb"]
@@ -71,6 +72,12 @@ def calibration(name: str) -> Calibration:
     return Calibration.of(checkpoints.read(model_folder.CALIBRATED / name).calibration)
 
 
+def threshold_spread(name: str) -> dict[str, float]:
+    """How sure the threshold of an evaluated model is: `same_score`, `threshold_low`, `threshold_high`."""
+    found = (checkpoints.read(model_folder.CALIBRATED / name).calibration or {}).get("spread") or {}
+    return {("" if key == "same_score" else "threshold_") + key: value for key, value in found.items()}
+
+
 def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
     """One row a model, indexed by name: parent, accuracies on test, sizes, latency, `lost`.
 
@@ -101,10 +108,13 @@ def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
                 ],
                 "out_of_scope_share": measures["out_of_scope_share"],
                 **measures["test"],
+                "exits": _exits(measures["test"].get("exits", [])),
                 **measures["sizes"],
                 "sparsity": steps.get("sparsity", {}).get("overall"),
                 "ancestor": ancestor(name, rows, parents),
                 "score": None if threshold is None else threshold.score,
+                "threshold": None if threshold is None else threshold.value,
+                **threshold_spread(name),
                 **measured,
             }
         )
@@ -114,16 +124,21 @@ def collect(rows: list[str], parents: dict[str, str]) -> pd.DataFrame:
     return table
 
 
+def _exits(exits: list[dict]) -> str | None:
+    """The share of queries that leave at each early exit, in words; None for a model without exits."""
+    places = [f"layer {at['layer']}" if at["layer"] else "the embeddings" for at in exits]
+    return ", ".join(f"{percent(at['share'])} after {p}" for at, p in zip(exits, places, strict=True)) or None
+
+
 def timed() -> pd.DataFrame:
     """What the stage `benchmark` measured: a row a model, and one for BERT-base's shape."""
+    numbers = ("size_mb", "latency_queries", "latency_mean_ms", "latency_p50_ms", "query_ms", *SPEEDUPS)
     tails = [f"latency_p{percent}_ms" for percent in (95, 99)]
     intervals = [f"{key}_{end}" for key in SPEEDUPS for end in ("low", "high")]
-    table = evidence.table(
-        TIMED / "latency.csv", ("size_mb", "latency_p50_ms", *SPEEDUPS), optional=(*tails, *intervals)
-    )
+    table = evidence.table(TIMED / "latency.csv", numbers, optional=(*tails, *intervals))
     if reference.NAME not in table.index:
         raise evidence.damaged(str(TIMED / "latency.csv"), f"has no row {reference.NAME}")
-    table["latency_ms"] = table["latency_p50_ms"]
+    table["latency_ms"] = table["latency_mean_ms"]
     return table
 
 
@@ -150,7 +165,7 @@ def summary(results: pd.DataFrame) -> dict[str, dict[str, float | None]]:
 def markdown(results: pd.DataFrame, machine: dict) -> str:
     """The table that people read, with what it was measured on below."""
     columns = ["model", "accuracy", "calibrated", "in scope, calibrated", "out-of-scope recall, calibrated"]
-    columns += ["size, MB", "latency p50 (p99), ms", "speed-up (95%)", "over BERT-base's shape"]
+    columns += ["size, MB", "latency, mean (p99), ms", "speed-up (95%)", "over BERT-base's shape"]
     shape = timed().loc[reference.NAME]
     rows = [[f"*{reference.NAME}, unfit*", *"––––", *_costs(shape)]]
     for name, row in results.iterrows():
@@ -164,11 +179,15 @@ def markdown(results: pd.DataFrame, machine: dict) -> str:
         calibrated = NO_THRESHOLD
     paragraphs = [
         f"Accuracies are those of the test split. {calibrated} Size is all that "
-        "is deployed, in MB of 2^20 bytes. Latency is of one query, with tokenization, on "
-        f"{cpu(machine)}. Speed-up is over the teacher: a ratio within interleaved rounds, with its 95% "
-        "bootstrap interval. The model in bold is models/best; it was chosen on validation.",
+        "is deployed, in MB of 2^20 bytes. Latency is of one query of the test split, with tokenization, on "
+        f"{cpu(machine)}. Speed-up is over the teacher: a ratio of mean latencies within interleaved rounds, "
+        "with its 95% bootstrap interval. The model in bold is models/best; it was chosen on validation.",
         *noise(results),
     ]
+    early = results["exits"].dropna()
+    if len(early):
+        left = "; ".join(f"{name}: {exits}" for name, exits in early.items())
+        paragraphs.append(f"Of the test queries leave at early exits: {left}.")
     collapsed = [
         f"{name} ({100 * row['lost']:.1f} less than {row['ancestor']})"
         for name, row in results[results["lost"] > COLLAPSE].iterrows()
@@ -192,7 +211,7 @@ def cpu(machine: dict) -> str:
 def _costs(row: pd.Series) -> list[str]:
     return [
         f"{row['size_mb']:.1f}",
-        f"{row['latency_p50_ms']:.2f} ({_milliseconds(row['latency_p99_ms'])})",
+        f"{row['latency_mean_ms']:.2f} ({_milliseconds(row['latency_p99_ms'])})",
         _ratio(row, "speedup"),
         times(row["speedup_over_bert_base"]),
     ]
@@ -233,17 +252,20 @@ def noise(results: pd.DataFrame) -> list[str]:
 def latency_markdown(latency: pd.DataFrame, names: list[str], machine: dict) -> str:
     """Time of a query and of a batch; start and memory of a process, if they were measured."""
     table = latency.loc[[reference.NAME, *names]]
+    counts = table["latency_queries"].astype(int)
     started = table["start_s"].notna().any()
     batches = [key.removesuffix("_p95_ms") for key in table if key.startswith("batch_") and "_p95" in key]
-    columns = ["model", "p50, ms", "p95", "p99", "over the teacher (95%)", "over BERT-base's shape (95%)"]
+    columns = ["model", "mean, ms", "p50", "p95", "p99"]
+    columns += ["over the teacher (95%)", "over BERT-base's shape (95%)", "fixed query, ms"]
     tails = {key: " (p95)" if table[f"{key}_p95_ms"].notna().any() else "" for key in batches}
     columns += [f"in a {key.replace('_', ' of ')}{tails[key]}, ms" for key in batches]
     columns += ["over its parts", *(["first answer after, s", "peak memory, MB"] if started else [])]
     rows = [
         [
             str(name),
-            *(_milliseconds(row[f"latency_p{p}_ms"]) for p in (50, 95, 99)),
+            *(_milliseconds(row[f"latency_{key}_ms"]) for key in ("mean", "p50", "p95", "p99")),
             *(_ratio(row, key) for key in SPEEDUPS),
+            f"{row['query_ms']:.2f}",
             *(
                 f"{row[f'{key}_ms']:.2f}" + (f" ({_milliseconds(row[f'{key}_p95_ms'])})" if tail else "")
                 for key, tail in tails.items()
@@ -257,10 +279,14 @@ def latency_markdown(latency: pd.DataFrame, names: list[str], machine: dict) -> 
     return table_of(
         columns,
         rows,
-        "p50, p95 and p99 are of the same query, end to end. A batch holds test queries that were drawn for "
-        "its round, and its column shows the time of each. *Over its parts* is the whole time divided by "
-        f"that of tokenization and the session. {STARTED if started else NOT_STARTED} Of fewer than {FEWEST} "
-        "runs there is no p95 and no p99; of fewer than 100, p99 is nearly the longest.",
+        f"Mean, p50, p95 and p99 are over {counts[names].min():,} queries of the test split, end to end. "
+        f"{reference.NAME} is slow and answers {counts[reference.NAME]:,} of them, chosen to have the same "
+        "lengths. A speed-up is the median over rounds of the ratio of the mean latencies of a round. The "
+        "fixed query is `benchmark.query`, and its column shows the median. A batch holds test queries that "
+        "were drawn for its round, and its column shows the time of each. *Over its parts* is the whole time "
+        "of the fixed query divided by that of tokenization and the session. "
+        f"{STARTED if started else NOT_STARTED} Of fewer than {FEWEST} runs there is no p95 and no p99; of "
+        "fewer than 100, p99 is nearly the longest.",
         f"Measured on {cpu(machine)}; {versions}.",
         *noise(table),
     )
@@ -268,25 +294,39 @@ def latency_markdown(latency: pd.DataFrame, names: list[str], machine: dict) -> 
 
 def calibration_markdown(results: pd.DataFrame) -> str:
     """How well probabilities are calibrated, and queries out of scope detected, on test."""
-    columns = ["model", "score", "temperature", "calibration error", "tempered", "out-of-scope recall"]
+    columns = ["model", "score", "threshold (95%)", "accuracy by it (95%)", "temperature"]
+    columns += ["calibration error", "tempered", "out-of-scope recall"]
     columns += ["precision", "AUROC", "false positives at 95%"]
     measures = ["calibration_error", "calibration_error_calibrated", "oos_recall_calibrated"]
     measures += ["oos_precision_calibrated", "auroc", "fpr_at_95_recall"]
     rows = []
     for name, row in results.iterrows():
         fitted = calibration(str(name))
-        score = fitted.threshold.score if fitted.threshold else "–"
         percents = [percent(row.get(key)) for key in measures]
-        rows.append([_bold(name, row), score, f"{fitted.temperature:.2f}", *percents])
+        rows.append([_bold(name, row), *_threshold(row), f"{fitted.temperature:.2f}", *percents])
     return table_of(
         columns,
         rows,
-        "Test split. The calibration error is the expected one of the top probability, over 15 bins. Recall "
-        "and precision are those of calibrated answers, for queries out of scope. The last column is the "
-        "share of queries in scope that would be refused by the threshold that refuses 95% of those out of "
-        f"scope. It and AUROC take {FEWEST} test queries in scope, and {FEWEST} out of it.",
+        "Test split. To say how sure a threshold is, the queries of validation were drawn again, with "
+        "replacement, and score and threshold chosen on each draw. The percentage beside a score is how "
+        "often it was chosen. The intervals hold 95% of the thresholds with that score, and of the test "
+        "accuracies by all of them.",
+        "The calibration error is the expected one of the top probability, over 15 bins. Recall and "
+        "precision are those of calibrated answers, for queries out of scope. The last column is the share "
+        "of queries in scope that would be refused by the threshold that refuses 95% of those out of scope. "
+        f"It and AUROC take {FEWEST} test queries in scope, and {FEWEST} out of it.",
         *([NO_THRESHOLD] if results["score"].isna().all() else []),
     )
+
+
+def _threshold(row: pd.Series) -> list[str]:
+    """The score, the threshold and the accuracy by it, with how sure they are."""
+    if pd.isna(row["score"]):
+        return ["–"] * 3
+    low, high = (f"{100 * row[key]:.1f}" for key in SPREAD)
+    threshold = f"{row['threshold']:.2f} ({row['threshold_low']:.2f} to {row['threshold_high']:.2f})"
+    accuracy = f"{percent(row['accuracy_calibrated'])} ({low}–{high})"
+    return [f"{row['score']} ({percent(row['same_score'], 0)})", threshold, accuracy]
 
 
 def sizes_markdown(results: pd.DataFrame) -> str:

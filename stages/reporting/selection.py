@@ -9,10 +9,13 @@ ACCURACY = "validation_expected_accuracy_calibrated"
 COSTS = {"fastest": "latency_ms", "smallest": "size_mb"}
 
 
-def front(table: pd.DataFrame, cost: str) -> pd.DataFrame:
-    """The rows of `table` that no other beats: none is as good on ACCURACY and `cost` and better on one."""
-    ordered = table.sort_values([cost, ACCURACY], ascending=[True, False], kind="stable")
-    return ordered[ordered[ACCURACY] > ordered[ACCURACY].cummax().shift(fill_value=-1.0)]
+def front(table: pd.DataFrame, cost: str, accuracy: str = ACCURACY) -> pd.DataFrame:
+    """The rows of `table` that no other beats: none is as good on `accuracy` and `cost` and better on one.
+
+    The cheapest comes first.
+    """
+    ordered = table.sort_values([cost, accuracy], ascending=[True, False], kind="stable")
+    return ordered[ordered[accuracy] > ordered[accuracy].cummax().shift(fill_value=-1.0)]
 
 
 def choose(table: pd.DataFrame, rule: Select) -> str:

@@ -3,6 +3,7 @@
 `load(folder)` gives a Classifier. An ONNX model is served without importing torch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -10,12 +11,16 @@ from typing import Protocol
 import numpy as np
 
 from stages import checkpoints
+from stages.core.errors import UserError
 from stages.runtime.calibration import Calibration
 
 
 class Session(Protocol):
     def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
         """Logits of shape (batch, labels) for int64 inputs of shape (batch, length)."""
+
+    def answers(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> Sequence[np.ndarray]:
+        """The logits and, of a model with early exits, which exit each row left at, int64 (batch,)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,10 @@ class Classifier:
         """Logits of shape (len(texts), labels), float32."""
         return self.session(*self.encode(texts))
 
+    def answers(self, texts: list[str]) -> Sequence[np.ndarray]:
+        """What the session answers: logits, and the number of each query's exit if the model has exits."""
+        return self.session.answers(*self.encode(texts))
+
     def predict(self, texts: list[str]) -> list[Prediction]:
         logits = self.logits(texts)
         answers = self.calibration.predict(logits)
@@ -65,9 +74,14 @@ class Classifier:
 def load(folder: Path | str, threads: int = 1, length: int | None = None) -> Classifier:
     """The model in `folder`, running on `threads` threads (torch's are the whole process's).
 
-    Queries are padded to the longest of their batch, or all cut or padded to `length` WordPieces.
+    Queries are padded to the longest of their batch, or all cut or padded to `length` WordPieces, a UserError
+    where the model has fewer positions.
     """
     checkpoint = checkpoints.read(folder)
+    if length is not None and length > checkpoint.positions:
+        raise UserError(
+            f"{folder} reads {checkpoint.positions} tokens at most: shorten the length, which is {length}"
+        )
     session: Session
     if checkpoint.is_onnx:
         from stages.runtime.onnx_session import OnnxSession

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+
+from stages.checkpoints import RULED_OUT
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -24,11 +27,14 @@ def probability(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
     return in_scope(softmax(logits), out_of_scope).max(axis=-1)
 
 
-def energy(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
-    """log Σ exp of the intents' logits: minus the free energy of Liu et al., 2020 (arXiv:2010.03759)."""
-    logits = in_scope(logits, out_of_scope)
-    top = logits.max(axis=-1)
-    return top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))
+def energy(logits: np.ndarray, out_of_scope: int, weight: float = 0.0) -> np.ndarray:
+    """log Σ exp of the intents' logits: minus the free energy of Liu et al., 2020 (arXiv:2010.03759).
+
+    Less `weight` times the out-of-scope logit. With the weight 1 it is the log-odds of being in scope.
+    """
+    intents = in_scope(logits, out_of_scope)
+    top = intents.max(axis=-1)
+    return top + np.log(np.exp(intents - top[..., None]).sum(axis=-1)) - weight * logits[..., out_of_scope]
 
 
 def margin(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
@@ -40,10 +46,16 @@ def margin(logits: np.ndarray, out_of_scope: int) -> np.ndarray:
     return top - probabilities.max(axis=-1)
 
 
+def ruled_out(logits: np.ndarray) -> np.ndarray:
+    """Which of some logits, tempered or not, are those of a label that an early exit may not answer."""
+    return logits < RULED_OUT / 1000
+
+
 SCORES: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "probability": probability,
     "energy": energy,
     "margin": margin,
+    **{f"energy-{weight:g}": partial(energy, weight=weight) for weight in (0.25, 0.5, 1.0)},
 }
 
 
@@ -56,8 +68,12 @@ class Threshold:
     value: float
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
-        """How surely each query is in scope, shape (queries,): the higher the surer."""
-        return SCORES[self.score](logits, self.out_of_scope)
+        """How surely each query is in scope, shape (queries,): the higher the surer.
+
+        Where an early exit has ruled `out_of_scope` out, +inf: no threshold rejects that answer.
+        """
+        scores = SCORES[self.score](logits, self.out_of_scope)
+        return np.where(ruled_out(logits[..., self.out_of_scope]), np.inf, scores)
 
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """The likeliest intent of each query, or out of scope."""

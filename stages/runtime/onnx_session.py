@@ -16,4 +16,7 @@ class OnnxSession:
         self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> np.ndarray:
-        return self.session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})[0]
+        return self.answers(input_ids, attention_mask)[0]
+
+    def answers(self, input_ids: np.ndarray, attention_mask: np.ndarray) -> list[np.ndarray]:
+        return self.session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})

@@ -3,30 +3,18 @@
 import json
 from pathlib import Path
 
-from transformers import (
-    BertForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    PreTrainedModel,
-)
+import torch
+from transformers import PreTrainedModel
 
 from stages.checkpoints import encoder, pretrained
+from stages.core import model_folder
 from stages.core.errors import UserError
-from stages.core.model_folder import label_names
+from stages.data import tables
 from stages.techniques.settings import Distill
+from stages.techniques.students import from_teacher_layers
+from stages.training import head, loop
 from stages.training.distillation import distil
-
-# BertLayer's modules under the names of DistilBERT's TransformerBlock.
-BLOCK = {
-    "attention.self.query": "attention.q_lin",
-    "attention.self.key": "attention.k_lin",
-    "attention.self.value": "attention.v_lin",
-    "attention.output.dense": "attention.out_lin",
-    "attention.output.LayerNorm": "sa_layer_norm",
-    "intermediate.dense": "ffn.lin1",
-    "output.dense": "ffn.lin2",
-    "output.LayerNorm": "output_layer_norm",
-}
+from stages.training.layerwise import Layerwise
 
 
 def apply(parent: Path, folder: Path, settings: Distill) -> dict:
@@ -34,6 +22,7 @@ def apply(parent: Path, folder: Path, settings: Distill) -> dict:
 
     A student from the hub reads with its own tokenizer, of queries as long as `parent` reads.
     """
+    layers = layerwise(parent, settings) if settings.hidden or settings.relations else None
     model = student(parent, settings)
     tokenizer = parent
     if settings.student.init == "hub":
@@ -42,68 +31,47 @@ def apply(parent: Path, folder: Path, settings: Distill) -> dict:
         length = pretrained.fitting(model, read["max_length"])
         pretrained.save_tokenizer(settings.student.model, folder, length)
     encoder.freeze_embeddings(model, settings.student.freeze_embeddings)
-    history = distil(model, tokenizer, folder.name, settings)
+    history = distil(model, tokenizer, folder.name, settings, layerwise=layers)
     model.save_pretrained(folder)
     return {"history": history}
 
 
 def student(parent: Path, settings: Distill) -> PreTrainedModel:
-    """The untrained student: layers of the model folder `parent`, or a model from the hub."""
+    """The untrained student: `parent` itself if `general` made it, layers of it, or a model from the hub."""
+    if general_layers(parent):
+        return with_a_head(parent)
     if settings.student.init == "hub":
-        return pretrained.classifier(settings.student.model, label_names(parent))
+        return pretrained.classifier(settings.student.model, model_folder.label_names(parent))
     return from_teacher_layers(encoder.load(parent), settings.layers or settings.student.layers)  # type: ignore[arg-type]
 
 
-def from_teacher_layers(
-    teacher: BertForSequenceClassification, layers: list[int]
-) -> DistilBertForSequenceClassification:
-    """A DistilBERT made of the teacher's embeddings, the given layers (from 0) and its head.
+def general_layers(parent: Path) -> list[int] | None:
+    """The layers of the pretrained encoder that `general` made `parent` of; None for any other model."""
+    recipe = model_folder.recipe(parent)
+    return recipe["parameters"]["layers"] if recipe["technique"] == "general" else None
 
-    DistilBERT's own initialisation (Sanh et al., 2019, arXiv:1910.01108, section 3), for any BERT.
-    DistilBERT has no token types: the row of type 0, which every token of a single text has, is
-    added to each position's. The pooler becomes `pre_classifier` (there the activation is ReLU
-    instead of tanh).
-    """
-    config = teacher.config
-    if config.model_type != "bert":
-        raise UserError(
-            f"teacher-layers makes a student of a BERT, and the teacher is a {config.model_type}: "
-            "choose student=distilbert, or another teacher"
-        )
-    if getattr(config, "layer_shapes", None):
-        raise UserError("teacher-layers makes a student of a whole BERT: prune the student, not its teacher")
-    if max(layers) >= config.num_hidden_layers:
-        raise UserError(
-            f"distill.student.layers has {max(layers)}, "
-            f"and the teacher's layers are 0 to {config.num_hidden_layers - 1}"
-        )
-    student = DistilBertForSequenceClassification(
-        DistilBertConfig(
-            vocab_size=config.vocab_size,
-            max_position_embeddings=config.max_position_embeddings,
-            n_layers=len(layers),
-            n_heads=config.num_attention_heads,
-            dim=config.hidden_size,
-            hidden_dim=config.intermediate_size,
-            activation=config.hidden_act,
-            dropout=config.hidden_dropout_prob,
-            attention_dropout=config.attention_probs_dropout_prob,
-            pad_token_id=config.pad_token_id,
-            id2label=config.id2label,
-            label2id=config.label2id,
-            problem_type="single_label_classification",
-        )
+
+def with_a_head(parent: Path) -> PreTrainedModel:
+    """The encoder in `parent`, its head fitted to the training split by logistic regression."""
+    model = pretrained.classifier(str(parent), tables.read_labels().names)
+    torch.nn.init.orthogonal_(model.get_parameter("pre_classifier.weight"))
+    head.fit(model, loop.encode(tables.read("train"), parent))
+    return model
+
+
+def layerwise(parent: Path, settings: Distill) -> Layerwise:
+    """The losses of the layers: the teacher is `parent`, or models/teacher if `general` made that."""
+    layers = general_layers(parent)
+    if layers is None:
+        return Layerwise(encoder.load(parent), settings.layers or settings.student.layers, settings)  # type: ignore[arg-type, union-attr]
+    teacher = model_folder.MODELS / "teacher"
+    ours, theirs = (
+        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) | {"truncation": None}
+        for folder in (parent, teacher)
     )
-    theirs, ours = teacher.bert.embeddings, student.distilbert.embeddings
-    ours.word_embeddings.weight.data = theirs.word_embeddings.weight.data.clone()
-    ours.position_embeddings.weight.data = (
-        theirs.position_embeddings.weight.data + theirs.token_type_embeddings.weight.data[0]
-    )
-    ours.LayerNorm.load_state_dict(theirs.LayerNorm.state_dict())
-    for layer, block in zip(layers, student.distilbert.transformer.layer, strict=True):
-        for source, target in BLOCK.items():
-            module = teacher.bert.encoder.layer[layer].get_submodule(source)
-            block.get_submodule(target).load_state_dict(module.state_dict())
-    student.pre_classifier.load_state_dict(teacher.bert.pooler.dense.state_dict())
-    student.classifier.load_state_dict(teacher.classifier.state_dict())
-    return student
+    if ours != theirs:
+        raise UserError(
+            f"{parent} and {teacher} read with different tokenizers, so hidden and relations cannot compare "
+            "them: make both of one encoder, or set hidden and relations to 0"
+        )
+    return Layerwise(encoder.load(teacher), layers, settings)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stages.checkpoints.families import FAMILIES
 from stages.checkpoints.sparse_storage import read_weights
+from stages.core.errors import UserError
 from stages.techniques import graph
 from stages.techniques.settings import Export
 
@@ -16,12 +17,14 @@ def apply(parent: Path, folder: Path, settings: Export) -> dict:
     """Write the torch classifier in `parent` as folder/model.onnx, and its config.json.
 
     Inputs `input_ids` and `attention_mask`, int64 of shape (batch, length), both dimensions
-    dynamic; output `logits`, float32 of shape (batch, labels).
+    dynamic; output `logits`, float32 of shape (batch, labels), and `exit` of a model with early exits.
     """
     config = json.loads((parent / "config.json").read_text())
     family = FAMILIES.get(config["model_type"])
     if settings.method == "written" and family is not None and config[family.hidden_act] == "gelu":
         graph.write(read_weights(parent), config, family, folder / "model.onnx")
+    elif config.get("exits"):
+        raise UserError(f"{parent} has early exits, which only a written graph of a model with GELU keeps")
     else:
         traced(parent, folder / "model.onnx")
     shutil.copyfile(parent / "config.json", folder / "config.json")

@@ -2,7 +2,8 @@
 
 The arithmetic is that of ONNX Runtime's dynamic int8 (Jacob et al., 2018, arXiv:1712.05877): weights
 symmetric, a scale for each output channel or for each matrix; what enters a linear layer affine in
-8 bits, with a scale for each query. Embeddings are affine too, a scale for each matrix.
+8 bits, with a scale for each query. Embeddings are affine too, a scale for each matrix, or those of words
+in 4 bits, a scale for each block.
 """
 
 import functools
@@ -14,7 +15,8 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from stages.checkpoints import encoder
-from stages.techniques import int8
+from stages.checkpoints.families import FAMILIES
+from stages.techniques import int4, int8
 from stages.techniques.settings import QuantizationAwareTraining
 from stages.training.distillation import distil
 
@@ -22,7 +24,7 @@ from stages.training.distillation import distil
 def apply(parent: Path, folder: Path, settings: QuantizationAwareTraining) -> dict:
     """Write into `folder` the torch model `parent` trained for int8; returns its `history`."""
     model = encoder.load(parent)
-    prepare(model, settings.per_channel, settings.reduce_range)
+    prepare(model, settings.per_channel, settings.reduce_range, settings.embedding_bits)
     history = distil(model, parent, folder.name, settings)
     convert(model)
     model.save_pretrained(folder)
@@ -59,6 +61,11 @@ def round_input(linear: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
     return affine(inputs[0], axes=tuple(range(1, inputs[0].dim())))
 
 
+def round_first_input(linear: nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+    """The same of the first token of each query, input shape (queries, tokens, …); the others are left."""
+    return torch.cat([round_input(linear, (inputs[0][:, :1],)), inputs[0][:, 1:]], dim=1)
+
+
 def affine(values: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     """`values` on affine 8-bit grids, each of which spans the `axes`."""
     low = values.detach().amin(dim=axes, keepdim=True).clamp(max=0)
@@ -73,28 +80,39 @@ def straight_through(values: torch.Tensor, rounded: torch.Tensor) -> torch.Tenso
     return values + (rounded - values).detach()
 
 
-def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool) -> None:
-    """Have every linear layer of `model` compute as in int8, and freeze the embeddings on their int8 grid.
+def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool, embedding_bits: int = 8) -> None:
+    """Have every linear layer of `model` compute as in int8, and freeze the embeddings on their grids.
 
-    `reduce_range` keeps the weights to 7 bits. ONNX Runtime has the embeddings and their layer norm in one
-    operator, whose int8 rounds the norm's weight and bias too. All of it is in float32, where
-    the Trainer would have bf16 too: the 8 bits of its significand would move what is on the int8 grids.
+    `reduce_range` keeps the weights to 7 bits. ONNX Runtime has 8-bit embeddings and their layer norm in one
+    operator, whose int8 rounds the norm's weight and bias too; after 4-bit or factorised ones the norm is
+    float. All of it is in float32, where the Trainer would have bf16 too: the 8 bits of its significand would
+    move what is on the int8 grids.
     """
+    first_alone: tuple[nn.Linear, ...] = ()  # as export writes the last block
+    if model.config.model_type in FAMILIES:
+        last = encoder.blocks(model)[-1]
+        first_alone = (last.query, last.out, last.up, last.down)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             rounded = RoundedWeight(64 if reduce_range else 127, per_channel)
             parametrize.register_parametrization(module, "weight", rounded)
-            module.register_forward_pre_hook(round_input)
+            # ONNX Runtime multiplies 8-bit words by their projection as they are.
+            if embedding_bits == 4 or module is not getattr(encoder.words(model), "projection", None):
+                module.register_forward_pre_hook(round_first_input if module in first_alone else round_input)
     embeddings = model.base_model.get_submodule("embeddings")
     for module in embeddings.modules():
         if isinstance(module, nn.Embedding):
             values = module.weight.detach().numpy()
-            scale, zero = int8.scale_and_zero_point(values, symmetric=False)
-            grid = int8.dequantize(int8.quantize(values, scale, zero), scale, zero)
+            if embedding_bits == 4 and module is model.get_input_embeddings():
+                grid = int4.dequantize(*int4.quantize(values))
+            else:
+                scale, zero = int8.scale_and_zero_point(values, symmetric=False)
+                grid = int8.dequantize(int8.quantize(values, scale, zero), scale, zero)
             module.weight.data = torch.from_numpy(grid)
-            module.requires_grad_(False)
-    for name in ("weight", "bias"):
-        parametrize.register_parametrization(embeddings.get_submodule("LayerNorm"), name, RoundedVector())
+            module.weight.requires_grad_(False)
+    if embedding_bits == 8 and not encoder.embedding_rank(model):
+        for name in ("weight", "bias"):
+            parametrize.register_parametrization(embeddings.get_submodule("LayerNorm"), name, RoundedVector())
     forward = model.forward
 
     @functools.wraps(forward)

@@ -7,9 +7,9 @@ its value is then that of the section of params.yaml with the stage's name, or `
 from collections.abc import Callable
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from stages.core.section import Count, Fraction, Layers, Name, Positive, Section, Seed, Sparsity
+from stages.core.section import Count, Fraction, Layers, Name, Positive, Score, Section, Seed, Sparsity
 
 SHARED = Field(json_schema_extra={"shared": True})
 
@@ -51,11 +51,44 @@ class Training(Section):
 
 
 class Distillation(Training, Technique):
-    """A training on the teacher's logits; `alpha` weighs the true labels, `temperature` softens both."""
+    """A training on the teachers' logits; `alpha` weighs the true labels, `temperature` softens both.
+
+    With `unlabelled`, on those of the text of data.unlabelled too.
+    """
 
     alpha: Fraction
     temperature: Positive
+    unlabelled: bool = Field(False, json_schema_extra={"shared": True})
     seed: Seed = SHARED
+
+
+class LayerLosses(Section):
+    """Weights of the losses on hidden states and on attention relations; at 0 one is not computed."""
+
+    hidden: Annotated[float, Field(ge=0)] = SHARED
+    relations: Annotated[float, Field(ge=0)] = SHARED
+
+
+@technique("general")
+class General(LayerLosses, Training, Technique):
+    """Layers of the encoder that the teacher was fine-tuned from, taught by that encoder, without labels.
+
+    So it depends on no teacher. `source`, `model` and `sha256` are those of the encoder. The `width` is a
+    multiple of the size of a head; heads and, unless it is set, `feed_forward` shrink with it. `hidden` is
+    above 0: relations alone would leave a part of the last layer untaught.
+    """
+
+    parent: Literal["teacher"] = "teacher"
+    layers: Layers
+    hidden: Positive = SHARED
+    width: Count | None = None
+    feed_forward: Count | None = None
+    freeze_embeddings: bool = SHARED
+    source: Literal["wheel", "hub"] = SHARED
+    model: str = SHARED
+    sha256: str | None = SHARED
+    max_length: Annotated[int, Field(ge=8, le=512)] = SHARED
+    seed: Seed = 0
 
 
 class TeacherLayers(Section):
@@ -75,8 +108,8 @@ class HubStudent(Section):
 
 
 @technique("distill")
-class Distill(Distillation):
-    """A line's own `layers` replace those of `student`."""
+class Distill(LayerLosses, Distillation):
+    """A line's own `layers` replace those of `student`. A parent made by `general` is itself the student."""
 
     student: Annotated[TeacherLayers | HubStudent, Field(discriminator="init")] = SHARED
     layers: Layers | None = None
@@ -85,6 +118,15 @@ class Distill(Distillation):
     def _layers_are_the_teachers(self):
         if self.layers and self.student.init == "hub":
             raise ValueError("a student from the hub has its own layers: remove `layers`")
+        return self
+
+    @model_validator(mode="after")
+    def _reads_as_its_teacher(self):
+        if (self.hidden or self.relations) and self.student.init == "hub":
+            raise ValueError(
+                "hidden and relations compare layers token by token, and a student from the hub has its own "
+                "layers and tokens: set both to 0, or choose student=teacher-layers"
+            )
         return self
 
 
@@ -155,6 +197,17 @@ class VocabularyPruning(Technique):
     share: bool = False
 
 
+EmbeddingBits = Literal[4, 8]
+
+
+@technique("factorize")
+class Factorize(Distillation):
+    """Words of `rank` entries. Even, as two 4-bit integers make a byte."""
+
+    rank: Annotated[int, Field(ge=2, multiple_of=2)]
+    freeze_embeddings: bool = SHARED
+
+
 class Int8Weights(Section):
     """A scale for each output channel, or for each matrix; 7 bits in the reduced range, or 8."""
 
@@ -164,7 +217,32 @@ class Int8Weights(Section):
 
 @technique("qat")
 class QuantizationAwareTraining(Int8Weights, Distillation):
-    """A distillation with the rounding of int8."""
+    """A distillation with the rounding of int8, and of `embedding_bits` for the embeddings of words."""
+
+    embedding_bits: EmbeddingBits = 8
+
+
+@technique("exits")
+class Exits(Distillation):
+    """Heads after so many `layers` each (0: over the embeddings), where queries leave that they are sure of.
+
+    The encoder and its own head are trained too (`joint`), or stay as they are. Of validation, weighed by
+    `out_of_scope_share`, at most `max_error` leaves with a wrong answer where the last layer, calibrated by
+    the best of `scores`, has the right one.
+    """
+
+    layers: Annotated[Layers, AfterValidator(sorted)]
+    joint: bool = SHARED
+    freeze_embeddings: bool = SHARED
+    max_error: Fraction = SHARED
+    scores: Annotated[list[Score], Field(min_length=1)] = SHARED
+    out_of_scope_share: Annotated[float, Field(gt=0, lt=1)] | None = SHARED
+
+    @model_validator(mode="after")
+    def _layers_differ(self):
+        if len({*self.layers}) < len(self.layers):
+            raise ValueError(f"layers are {self.layers}: each may have one exit")
+        return self
 
 
 @technique("export")
@@ -179,9 +257,10 @@ class Export(Technique):
 
 @technique("quantize")
 class DynamicInt8(Int8Weights, Technique):
-    """Activations get their scale at each call."""
+    """Activations get their scale at each call. Embeddings of words in 4 bits are for ONNX Runtime."""
 
     method: Literal["dynamic"]
+    embedding_bits: EmbeddingBits = 8
 
 
 @technique("quantize")

@@ -1,6 +1,7 @@
 """Vocabulary pruning: WordPieces that the training texts do not use lose their embeddings.
 
-What they stood for is split into pieces that stay, or is read as the most similar of these.
+What they stood for is split into pieces that stay, or is read as the most similar of these. Positions
+beyond the tokenizer's truncation lose theirs, too: no query reaches them.
 """
 
 import copy
@@ -12,6 +13,7 @@ import numpy as np
 import safetensors.numpy
 from tokenizers import Tokenizer
 
+from stages.checkpoints.families import FAMILIES
 from stages.checkpoints.sparse_storage import read_weights
 from stages.core.errors import UserError
 from stages.data import tables
@@ -187,11 +189,18 @@ def prune(parent: Path, folder: Path, texts: Iterable[str], vocab_size: int = 0,
     used |= {piece for piece, i in tokenizer.get_vocab().items() if i in named.values()}
     key = next(name for name in weights if name.endswith(EMBEDDINGS))
     before = weights[key]
-    pruned, rows = pruned_tokenizer(source, used, vocab_size, before if share else None)
+    projection = weights.get(key.replace("word_embeddings", "word_embeddings.projection"))
+    whole = before if projection is None else before @ projection.T
+    pruned, rows = pruned_tokenizer(source, used, vocab_size, whole if share else None)
 
     place = {old: new for new, old in enumerate(rows)}
     after = weights[key] = before[rows]
     config |= {"vocab_size": len(rows), **{key: place.get(i) for key, i in named.items()}}
+    family = FAMILIES.get(config["model_type"])  # others may not count positions from 0
+    if family is not None and source["truncation"]:
+        key = f"{family.embeddings}.position_embeddings.weight"
+        weights[key] = weights[key][: source["truncation"]["max_length"]]
+        config["max_position_embeddings"] = len(weights[key])
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     safetensors.numpy.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,1 +1,1 @@
-"""Training: the loop with its checkpoints, the distillation loss, schedules, processes."""
+"""Training: the loop with its checkpoints, the losses of distillation, schedules, processes."""

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import evaluate
@@ -12,6 +14,7 @@ import pandas as pd
 import torch
 from tokenizers import Tokenizer
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from stages.core import processes
@@ -20,18 +23,22 @@ from stages.techniques.settings import Training
 from stages.training import progress
 
 CHECKPOINTS = Path(".checkpoints")
+UNLABELLED = -100  # as torch's cross entropy has it
 
 
 def encode(table: pd.DataFrame, model: Path, **columns: np.ndarray) -> list[dict]:
     """The queries of `table` as training examples for the tokenizer of the folder `model`.
 
-    Each has `input_ids` (1-d int64 tensor), `labels` (int), and one row of each of `columns`,
-    arrays with a first dimension of len(table).
+    Each has `input_ids` (1-d int64 tensor), `labels` (int; UNLABELLED if the table has none), `weight` if the
+    table has it, and one row of each of `columns`, arrays with a first dimension of len(table).
     """
+    if "weight" in table:
+        columns["weight"] = table["weight"].to_numpy()
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text, as it is when served
     encodings = tokenizer.encode_batch(table["text"].tolist())
-    rows = zip(encodings, table["label"].tolist(), *columns.values(), strict=True)
+    labels = table.get("label", pd.Series(UNLABELLED, table.index)).tolist()
+    rows = zip(encodings, labels, *columns.values(), strict=True)
     return [
         {"input_ids": torch.tensor(encoding.ids), "labels": label, **dict(zip(columns, values, strict=True))}
         for encoding, label, *values in rows
@@ -55,6 +62,43 @@ class PadToLongest:
         lengths = torch.tensor([len(row) for row in ids])
         batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
         return batch
+
+
+class WeightedTrainer(Trainer):
+    """A Trainer whose loss is Σ w·l / Σ w over the queries of a step: l is cross entropy, w is `weight`.
+
+    Batches without a `weight` (evaluation) weigh all queries the same.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Have the batches of one accumulated step weighed together, and divide by their weight here.
+        self.model_accepts_loss_kwargs = True
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The batches of a step and the sum of their weights over all processes, in place of their number."""
+        batches, total = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches and "weight" in batches[0]:
+            total = self.accelerator.gather(sum(batch["weight"].sum() for batch in batches).to(device)).sum()
+        return batches, total
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        labels, weight = inputs.pop("labels"), inputs.pop("weight", None)
+        outputs = model(**inputs)
+        losses = torch.nn.functional.cross_entropy(outputs.logits, labels, reduction="none")
+        loss = self.weighted_mean(losses, weight, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def weighted_mean(self, losses, weight, total):
+        """Σ w·l over `total`, the weight of the whole step; without it, over that of this batch.
+
+        `losses` and `weight` have shape (batch,).
+        """
+        weight = torch.ones_like(losses) if weight is None else weight
+        loss = (weight * losses).sum()
+        if total is None:
+            return loss / weight.sum()
+        return self.accelerator.num_processes * loss / total  # of all processes, whose gradients are averaged
 
 
 def arguments(
@@ -166,13 +210,26 @@ def _fingerprint(trainer, identity: str) -> str:
 
 
 @torch.inference_mode()
-def logits(model: PreTrainedModel, examples: list[dict], batch_size: int = 128) -> np.ndarray:
-    """The model's logits for each example, shape (len(examples), labels), float32, on its device."""
+def logits(
+    model: PreTrainedModel,
+    examples: list[dict],
+    batch_size: int = 128,
+    bar: str = "",
+    of: Callable[[Any], torch.Tensor] = lambda outputs: outputs.logits,
+) -> np.ndarray:
+    """The model's logits for each example, shape (len(examples), labels), float32, on its device.
+
+    Or what `of` takes from the model's outputs, its first dimension the batch. If it takes seconds, a
+    progress bar shows, called `bar`.
+    """
+    if not examples:
+        return np.empty((0, len(model.config.id2label or {})), np.float32)
     model.eval()
     collate = PadToLongest(model.config.pad_token_id)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i]["input_ids"]))
     parts = []
-    for start in range(0, len(order), batch_size):
+    starts = range(0, len(order), batch_size)
+    for start in tqdm(starts, desc=bar, unit="batch", delay=3, mininterval=1.0, disable=not bar):
         batch = collate([{"input_ids": examples[i]["input_ids"]} for i in order[start : start + batch_size]])
-        parts.append(model(**{k: v.to(model.device) for k, v in batch.items()}).logits.numpy(force=True))
+        parts.append(of(model(**{k: v.to(model.device) for k, v in batch.items()})).numpy(force=True))
     return np.concatenate(parts)[np.argsort(order)]

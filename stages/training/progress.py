@@ -32,7 +32,9 @@ class ProgressBar(TrainerCallback):
             self.shown["loss"] = f"{kwargs['logs']['loss']:.3f}"
 
     def on_evaluate(self, args, state, control, **kwargs):
-        self.shown["validation"] = f"{100 * kwargs['metrics']['eval_accuracy']:.1f}%"
+        metrics = kwargs["metrics"]
+        accuracy = metrics.get("eval_accuracy")  # which an encoder without a head has not
+        self.shown["validation"] = f"{metrics['eval_loss']:.3f}" if accuracy is None else f"{accuracy:.1%}"
         self.bar.set_postfix(self.shown)
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -46,7 +48,7 @@ class ReportEpochs(TrainerCallback):
         self.path, self.model = path, model
 
     def on_evaluate(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and "eval_accuracy" in kwargs["metrics"]:
             entry = {
                 "model": self.model,
                 "epoch": round(state.epoch),

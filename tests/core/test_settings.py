@@ -11,8 +11,13 @@ from stages.techniques.settings import Distill, MagnitudePruning, SoftMovementPr
 ROOT = Path(__file__).parents[2]
 REMOVED = object()
 ONE = {"name": "one", "model": "teacher"}
-MODELS = "teacher, distilled, magnitude, structured, structured-vocabulary, "
-TOP = "distill, prune, structured, vocabulary, qat, export, quantize, pack, data, teacher, variants, "
+KD = {"alpha": 0.1, "temperature": 4.0}
+MODELS = "teacher, general, distilled, from-general, magnitude, structured, structured-vocabulary, "
+TOP = (
+    "general, distill, prune, structured, vocabulary, factorize, qat, exits, export, quantize, pack, data, "
+    "teacher, "
+    "teachers, "
+)
 
 
 @pytest.fixture
@@ -22,6 +27,8 @@ def load(tmp_path, monkeypatch):
 
     def run(changes):
         values = yaml.safe_load((ROOT / "params.yaml").read_text())
+        values["variants"] |= {"general": {"general": {"layers": [0, 5]}}}
+        values["variants"]["distill"]["from-general"] = KD | {"parent": "general"}
         for key, value in changes.items():
             *sections, last = key.split(".")
             inner = values
@@ -72,6 +79,49 @@ def test_a_lineage_starts_with_the_teacher(load):
     assert (steps[1]["alpha"], steps[3]["method"]) == (0.1, "dynamic")
 
 
+def test_a_general_student_is_part_of_a_lineage_and_keeps_its_seed(load):
+    variants = load({"seed": 3}).variants
+    assert [step["name"] for step in variants.lineage("from-general")] == [
+        "teacher", "general", "from-general",
+    ]  # fmt: skip
+    assert variants.models["general"].seed == 0
+    assert variants.models["from-general"].seed == 3
+
+
+def test_a_student_from_the_hub_learns_no_layers(load):
+    hub = {"init": "hub", "model": "x", "freeze_embeddings": False}
+    with pytest.raises(UserError, match="token by token, and a student from the hub has its own"):
+        load({"distill.student": hub, "distill.hidden": 1.0})
+    with pytest.raises(UserError, match="from-general has parent 'general', which is the student"):
+        load({"distill.student": hub})
+
+
+@pytest.mark.parametrize(
+    ("stage", "line", "message"),
+    [
+        (
+            "structured",
+            {**KD, "heads": 0.5, "feed_forward": 0.5},
+            "structured.later would train early on, whose exits were chosen for its weights: give it the",
+        ),
+        ("export", {"method": "traced"}, "export.later would lose the exits of early: remove method: traced"),
+    ],
+)
+def test_exits_come_last_of_trainings(load, stage, line, message):
+    exits = {"early": {**KD, "parent": "distilled", "layers": [2, 0]}}
+    assert load({"variants.exits": exits}).variants.models["early"].layers == [0, 2]
+    smaller = {"parent": "early", "vocab_size": 0}
+    later = {**line, "parent": "smaller"}
+    changes = {"variants.vocabulary.smaller": smaller, f"variants.{stage}.later": later}
+    with pytest.raises(UserError, match=message):
+        load({"variants.exits": exits, **changes})
+
+
+def test_one_exit_a_layer(load):
+    with pytest.raises(UserError, match=r"variants.exits.early: layers are \[1, 1\]: each may have one exit"):
+        load({"variants.exits": {"early": {**KD, "parent": "distilled", "layers": [1, 1]}}})
+
+
 def test_a_stage_without_models_may_be_left_out(load):
     rows = {"teacher": "table"}
     p = load({"variants.pack": REMOVED, "variants.rows": rows, "load_test.scenarios": [ONE]})
@@ -99,6 +149,19 @@ def test_a_stage_without_models_may_be_left_out(load):
         ("calibrate.out_of_scope_share", 1.0, "calibrate.out_of_scope_share is 1.0: "),
         ("benchmark.batch_sizes", [1, 0], "benchmark.batch_sizes.1 is 0: "),
         (
+            "benchmark.reference_every",
+            13,
+            "benchmark: reference_every (13) must be at most queries (12): the reference answers in every",
+        ),
+        (
+            "report.published",
+            [{"label": "x", "accuracy": 91.5, "source": "y"}],
+            "report.published.0.accuracy is",
+        ),
+        ("headline", {}, "headline is {}: "),
+        ("headline.fast.size_mb", 0, "headline.fast.size_mb is 0: "),
+        ("headline.fast.size", 8, "headline.fast: no parameter 'size' here; there are size_mb, speedup, "),
+        (
             "benchmark.reference.hidden_size",
             770,
             "hidden_size (770) must be a multiple of num_attention_heads",
@@ -122,10 +185,19 @@ def test_a_stage_without_models_may_be_left_out(load):
         ("load_test.scenarios", [ONE, ONE], "load_test.scenarios: the names one, one should differ"),
         ("load_test.scenarios", {"one": {}}, "load_test.scenarios: should be a list of scenarios, each with"),
         ("load_test.scenarios", [{**ONE, "model": "x"}], "load_test.scenarios: one has model 'x', which is"),
+        ("data.out_of_scope_weight", 0, "data.out_of_scope_weight is 0: "),
+        ("data.outliers", [{"weight": 1.0}], "data.outliers.0.path is missing"),
+        ("data.outliers", [{"path": "x", "held_out": 1.0}], "data.outliers.0.held_out is 1.0: "),
+        ("data.outliers", [{"path": "x", "max_similarity": 2}], "data.outliers.0.max_similarity is 2: "),
+        (
+            "data.outliers",
+            [{"path": "mine/a.txt"}],
+            "data: outliers has mine/a.txt, and DVC watches stages/data/near_misses: set outliers_path to",
+        ),
         # misspelt
         ("epochs", 3, f"no parameter 'epochs' here; there are {TOP}"),
         ("distill.epoch", 3, "distill: no parameter 'epoch' here; there are epochs, batch_size, "),
-        ("variants.clip", {}, "variants: no parameter 'clip' here; there are distill, prune, "),
+        ("variants.clip", {}, "variants: no parameter 'clip' here; there are general, distill, "),
         ("variants.distill.distilled.alfa", 0.5, "variants.distill.distilled: no parameter 'alfa' here; "),
         ("data.hub", "clinc_oos", "data: no parameter 'hub' here; there are path, out_of_scope, "),
         (
@@ -158,6 +230,22 @@ def test_a_stage_without_models_may_be_left_out(load):
             "no parameter 'sparsity' here; there are parent, ",
         ),
         ("variants.prune.magnitude", None, "variants.prune.magnitude is None: should be a table"),
+        # the layers' losses
+        ("distill.hidden", -1.0, "distill.hidden is -1.0: "),
+        ("general.hidden", 0.0, "general.hidden is 0.0: should be greater than 0"),
+        ("variants.general.general.parent", "distilled", "general.parent is 'distilled': "),
+        ("variants.general.general.layers", REMOVED, "variants.general.general.layers is missing"),
+        ("variants.rows.general", "table", "variants: rows has 'general', which has no head yet: "),
+        (
+            "variants.prune.magnitude.parent",
+            "general",
+            "variants: magnitude has parent 'general', which has no head yet: distill it first",
+        ),
+        (
+            "variants.distill.from-general.layers",
+            [0],
+            "variants: from-general has parent 'general', which is the student: remove `layers`",
+        ),
         # missing
         ("seed", REMOVED, "seed is missing"),
         ("distill", REMOVED, "distill.epochs is missing"),
@@ -165,6 +253,26 @@ def test_a_stage_without_models_may_be_left_out(load):
         ("distill.student.layers", REMOVED, "distill.student.layers is missing"),
         ("variants.prune.magnitude.sparsity", REMOVED, "variants.prune.magnitude.sparsity is missing"),
         ("variants.prune.magnitude.method", REMOVED, "variants.prune.magnitude.method is missing"),
+        # teachers and unlabelled text
+        (
+            "teachers.teacher",
+            {"seed": 1},
+            "teachers.teacher should be {}: its settings are those of `teacher`",
+        ),
+        ("teachers.other", 3, "teachers.other is 3: should be a table"),
+        ("teachers.other", {"epoch": 3}, "teachers.other: no parameter 'epoch' here; there are epochs, "),
+        ("teachers.other", {"freeze_encoder": True}, "nothing to train in 3 epochs: set epochs to 0"),
+        ("teachers.distilled", {}, "variants.distill.distilled: the name 'distilled' is taken"),
+        (
+            "distill.unlabelled",
+            True,
+            "distilled has unlabelled: true, and data.unlabelled names no text: set",
+        ),
+        (
+            "data.unlabelled.files",
+            ["a.txt"],
+            "files has a.txt, and DVC watches stages/data/unlabelled.py: set",
+        ),
         # the variants as a whole
         ("variants.rows.teacher", "sweep", "variants: rows must have 'teacher: table', which the others are"),
         ("variants.export.distilled", {"parent": "teacher"}, "distilled: the name 'distilled' is taken"),
@@ -179,6 +287,30 @@ def test_a_bad_value_is_one_line(load, key, value, message):
     assert line.startswith("params.yaml")
     assert message in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "changes", [{"outliers": [{"path": "stages/data/x.txt"}]}, {"out_of_scope_weight": 4.0}]
+)
+def test_outliers_need_a_label(load, changes):
+    values = {f"data.{key}": value for key, value in changes.items()}
+    load(values)
+    with pytest.raises(UserError, match=r"data: out_of_scope is null, and outliers .*: name their label, or"):
+        load(values | {"data.out_of_scope": None})
+
+
+def test_dvc_watches_the_first_of_the_outliers():
+    one, folder = "data.outliers=[{path: mine/a.txt}]", "data.outliers_path=mine"
+    two = "data.outliers=[{path: mine/a.txt}, {path: mine/b.txt, weight: 2}, {path: stages/data/c.txt}]"
+    assert settings.compose(["data=files", one]).data.outliers_path == "mine/a.txt"
+    assert settings.compose(["data=files", two, folder]).data.outliers[1].weight == 2.0
+    with pytest.raises(UserError, match=r"outliers has mine/b.txt, and DVC watches mine/a.txt: set"):
+        settings.compose(["data=files", two])
+    assert settings.compose(["data=sample"]).data.outliers == []
+    assert settings.compose(["experiment=book"]).data.outliers == []
+    (near,) = settings.compose(["experiment=clinc150"]).data.outliers
+    assert (near.weight, near.held_out, near.max_similarity) == (1.0, 0.1, None)
+    assert Path(near.path).exists()
 
 
 @pytest.mark.parametrize(
@@ -207,6 +339,15 @@ def test_a_missing_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"^params.yaml is missing: run from the repository's root$"):
         settings.load()
+
+
+def test_a_teacher_has_the_settings_of_the_first_and_its_own(load):
+    p = load({"teachers.other": {"seed": 7, "epochs": 1}, "variants.rows.other": "table"})
+    assert [*p.teachers] == ["teacher", "other"] == p.variants.teachers
+    first, other = p.teachers.values()
+    assert (first.seed, first.epochs, other.seed, other.epochs) == (0, 3, 7, 1)
+    assert first.model_dump(exclude={"seed"}) == p.teacher.model_dump()
+    assert p.variants.lineage("other") == [{"stage": "teacher", "name": "other"}]
 
 
 def test_integers_and_short_exponents_are_numbers(load):

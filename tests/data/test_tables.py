@@ -20,15 +20,24 @@ def test_what_is_written_is_read(tmp_path):
         "labels.json",
         "test.parquet",
         "train.parquet",
+        "unlabelled.parquet",
         "validation.parquet",
     ]
     assert tables.read_labels(tmp_path / "data") == LABELS
     for split, table in SPLITS.items():
         back = tables.read(split, tmp_path / "data")
-        assert list(back.columns) == ["text", "label"]
+        assert list(back.columns) == ["text", "label", *(["weight"] if split == "train" else [])]
         assert back["label"].dtype == "int64"
         assert back["text"].tolist() == table["text"].tolist()
         assert [LABELS.names[label] for label in back["label"]] == table["intent"].tolist()
+
+
+def test_weights(tmp_path):
+    train = SPLITS["train"].assign(weight=[1.0, 4.0, 0.5])
+    for tables_, expected in ((SPLITS, [1, 1, 1]), (SPLITS | {"train": train}, [1, 4, 0.5])):
+        tables.write(tmp_path / "data", tables_, LABELS)
+        weight = tables.read("train", tmp_path / "data")["weight"]
+        assert weight.dtype == "float32" and weight.tolist() == expected
 
 
 def test_labels_in_the_given_order(tmp_path):

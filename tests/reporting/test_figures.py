@@ -19,10 +19,7 @@ MATRICES, BERT = (FAMILIES[kind].linears for kind in ("distilbert", "bert"))
 LABELS = np.array([0, 1, 2, 3] * 50)
 RESULTS = pd.DataFrame(
     {
-        "accuracy_calibrated": [0.9, 0.85, 0.8],
         "size_mb": [80.0, 20.0, 1.5],
-        "latency_ms": [10.0, 2.0, 0.3],
-        "best": [False, True, False],
         "embeddings_mb": [40.0, 8.0, 0.5],
         "encoder_mb": [35.0, 10.0, 0.6],
         "head_mb": [1.0, 1.0, 0.1],
@@ -79,7 +76,6 @@ def points():
 
 
 PICTURES = {
-    "accuracy against latency": lambda path: figures.accuracy_against_latency(RESULTS, path),
     "training curves": lambda path: figures.training_curves(curves(), path),
     "pruned weights": lambda path: figures.pruned_weights(["small", "smaller"], path),
     "sparsity by layer": lambda path: figures.sparsity_by_layer(profiles(), path),
@@ -87,7 +83,6 @@ PICTURES = {
     "calibration curves": lambda path: figures.calibration_curves(ROWS, ["teacher", "small"], LABELS, path),
     "size breakdown": lambda path: figures.size_breakdown(RESULTS, path),
     "quantization error": lambda path: figures.quantization_error("small", True, path),
-    "one model": lambda path: figures.accuracy_against_latency(RESULTS[1:2], path),
     "nothing pruned": lambda path: figures.pruned_weights(["teacher"], path),
     "full range, BERT": lambda path: figures.quantization_error("teacher", False, path),
 }
@@ -129,7 +124,7 @@ def drawn(monkeypatch):
 
 def test_same_numbers_same_picture(outputs):
     for name in ("a", "b"):
-        figures.accuracy_against_latency(RESULTS, outputs / name)
+        figures.size_breakdown(RESULTS, outputs / name)
     assert (outputs / "a").read_bytes() == (outputs / "b").read_bytes()
 
 

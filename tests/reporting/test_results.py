@@ -46,11 +46,17 @@ def accuracies(plain):
 
 def timed(ms, size):
     """Of a model of `ms` a query, half as much in a batch; intervals of ±5%."""
-    times = {"size_mb": size, "latency_mean_ms": ms + 0.1, "latency_std_ms": 0.2}
+    times = {
+        "size_mb": size,
+        "latency_queries": 1200 // ms,
+        "latency_mean_ms": ms + 0.1,
+        "latency_std_ms": 0.2,
+    }
     times |= {"latency_p50_ms": ms, "latency_p95_ms": ms + 1, "latency_p99_ms": ms + 2}
     for key, baseline in (("speedup", 10), ("speedup_over_bert_base", 40)):
         times |= {key: baseline / ms, f"{key}_low": 0.95 * baseline / ms, f"{key}_high": 1.05 * baseline / ms}
-    times |= {"overhead": 1.1, "batch_1_ms": ms, "batch_1_p95_ms": 2 * ms, "batch_8_ms": ms / 2}
+    times |= {"query_ms": ms - 0.1, "overhead": 1.1, "batch_1_ms": ms, "batch_1_p95_ms": 2 * ms}
+    times |= {"batch_8_ms": ms / 2}
     return times | {"batch_8_p95_ms": 0.75 * ms, "start_s": 3.0, "peak_mb": 100 * ms}
 
 
@@ -68,7 +74,12 @@ def outputs(tmp_path, monkeypatch):
         parameters = {"method": "movement-hard", "seed": 3} if technique == "prune" else {}
         model_folder.write_recipe(folder, parent, technique, parameters, history=history, **measured)
         threshold = None if name == "teacher" else Threshold(1, "energy", 0.5)
-        write_json(folder / "calibration.json", asdict(Calibration(1.25, threshold)))
+        spread = {"same_score": 0.75, "low": 0.25, "high": 0.625}
+        sure = {"spread": None if threshold is None else spread}
+        write_json(folder / "calibration.json", asdict(Calibration(1.25, threshold)) | sure)
+        interval = {"threshold_accuracy_low": None, "threshold_accuracy_high": None}
+        if threshold is not None:
+            interval = {"threshold_accuracy_low": test - 0.005, "threshold_accuracy_high": test + 0.015}
         detected = {} if threshold is None else {"auroc": 0.99, "fpr_at_95_recall": 0.03}
         evaluation = {
             "sizes": {
@@ -77,7 +88,7 @@ def outputs(tmp_path, monkeypatch):
             },
             "out_of_scope_share": 0.1,
             "validation": accuracies(validation),
-            "test": {**accuracies(test), **detected},
+            "test": {**accuracies(test), **detected, **interval},
         }  # fmt: skip
         write_json(folder / "config.json", {"id2label": {}})
         (tmp_path / "evaluations" / name).mkdir(parents=True)
@@ -166,7 +177,9 @@ def test_what_cannot_be_had_is_a_dash(outputs):
     for name in (*ROWS, SHAPE):
         measured(name, **nothing)
     text = results.latency_markdown(results.timed(), ROWS, MACHINE)
-    assert text.splitlines()[4].startswith("| small | 2.00 | – | – | ×5.0 | ×20.0 | 2.00 | 1.00 | ×1.10 |")
+    assert text.splitlines()[4].startswith(
+        "| small | 2.10 | 2.00 | – | – | ×5.0 | ×20.0 | 1.90 | 2.00 | 1.00 | ×1.10 |"
+    )
     both = text + results.markdown(collect(), MACHINE)
     assert both.count("**No intervals.** An interval takes 6 `benchmark.rounds`.") == 2
     assert "nan" not in both
@@ -185,8 +198,10 @@ def test_without_a_threshold_it_is_said(outputs):
 def test_summary(outputs):
     summary = results.summary(collect())
     assert summary["small"] == {
-        "accuracy_calibrated": 0.82, "oos_recall_calibrated": 0.5, "size_mb": 16.0, "speedup": 5.0,
+        "accuracy_calibrated": 0.82, "oos_recall_calibrated": 0.5, "threshold_accuracy_low": 0.805,
+        "threshold_accuracy_high": 0.825, "size_mb": 16.0, "speedup": 5.0,
     }  # fmt: skip
+    assert summary["teacher"]["threshold_accuracy_low"] is None
     assert list(summary) == [*ROWS, SHAPE]
     assert summary[SHAPE] == {"size_mb": 320.0, "speedup": 0.25}
     json.dumps(summary, allow_nan=False)
@@ -201,11 +216,11 @@ def test_markdown(outputs):
     lines = text.splitlines()
     assert is_table(lines[:6]) and lines[6] == ""
     assert lines[2] == (
-        "| *bert-base-shape, unfit* | – | – | – | – | 320.0 | 40.00 (42.00) | ×0.25 (0.24–0.26) | ×1.0 |"
+        "| *bert-base-shape, unfit* | – | – | – | – | 320.0 | 40.10 (42.00) | ×0.25 (0.24–0.26) | ×1.0 |"
     )
     assert lines[3].startswith("| teacher | 80.0% |")
     assert lines[4] == (
-        "| **small** | 81.0% | 82.0% | 83.0% | 50.0% | 16.0 | 2.00 (4.00) | ×5.0 (4.8–5.2) | ×20.0 |"
+        "| **small** | 81.0% | 82.0% | 83.0% | 50.0% | 16.0 | 2.10 (4.00) | ×5.0 (4.8–5.2) | ×20.0 |"
     )
     assert "a CPU; instruction sets for int8: avx2" in text
     assert "noisy" not in text
@@ -229,20 +244,36 @@ def test_a_noisy_machine_is_said(outputs):
         assert warning in text.splitlines()
 
 
+def test_who_left_early(outputs):
+    assert "early exits" not in results.markdown(collect(), MACHINE)
+    file = Path("evaluations/small/accuracy.json")
+    values = json.loads(file.read_text())
+    values["test"]["exits"] = [{"layer": 0, "share": 0.25}, {"layer": 2, "share": 0.5}]
+    write_json(file, values)
+    table = collect()
+    words = "25.0% after the embeddings, 50.0% after layer 2"
+    assert table["exits"].dropna().to_dict() == {"small": words}
+    assert f"Of the test queries leave at early exits: small: {words}." in results.markdown(table, MACHINE)
+
+
 def test_latency_markdown(outputs):
     text = results.latency_markdown(results.timed(), ROWS, MACHINE)
     lines = text.splitlines()
     assert is_table(lines[:6]) and lines[6] == ""
     assert lines[0] == (
-        "| model | p50, ms | p95 | p99 | over the teacher (95%) | over BERT-base's shape (95%) | in a batch "
-        "of 1 (p95), ms | in a batch of 8 (p95), ms | over its parts | first answer after, s "
-        "| peak memory, MB |"
+        "| model | mean, ms | p50 | p95 | p99 | over the teacher (95%) | over BERT-base's shape (95%) "
+        "| fixed query, ms | in a batch of 1 (p95), ms | in a batch of 8 (p95), ms | over its parts "
+        "| first answer after, s | peak memory, MB |"
     )
     assert [line.split(" | ")[0] for line in lines[2:6]] == [f"| {name}" for name in (SHAPE, *ROWS)]
     assert lines[4] == (
-        "| small | 2.00 | 3.00 | 4.00 | ×5.0 (4.8–5.2) | ×20.0 (19.0–21.0) | 2.00 (4.00) | 1.00 (1.50) "
-        "| ×1.10 | 3.00 | 200 |"
+        "| small | 2.10 | 2.00 | 3.00 | 4.00 | ×5.0 (4.8–5.2) | ×20.0 (19.0–21.0) | 1.90 | 2.00 (4.00) "
+        "| 1.00 (1.50) | ×1.10 | 3.00 | 200 |"
     )
+    assert (
+        "are over 120 queries of the test split" in text
+    )  # as many as the model that answers fewest of ROWS
+    assert f"{SHAPE} is slow and answers 30 of them" in text
     assert "1 thread of a machine with 2 cores (a CPU; instruction sets for int8: avx2)" in text
     assert "python 3.11.9, torch 2.13.0, onnxruntime 1.32.0" in text
 
@@ -250,8 +281,11 @@ def test_latency_markdown(outputs):
 def test_calibration_markdown(outputs):
     lines = results.calibration_markdown(collect()).splitlines()
     assert is_table(lines[:5])
-    assert lines[2] == "| teacher | – | 1.25 | 12.5% | 6.2% | 50.0% | 75.0% | – | – |"
-    assert lines[3] == "| **small** | energy | 1.25 | 12.5% | 6.2% | 50.0% | 75.0% | 99.0% | 3.0% |"
+    assert lines[2] == "| teacher | – | – | – | 1.25 | 12.5% | 6.2% | 50.0% | 75.0% | – | – |"
+    assert lines[3] == (
+        "| **small** | energy (75%) | 0.50 (0.25 to 0.62) | 82.0% (80.5–82.5) | 1.25 | 12.5% | 6.2% | 50.0% "
+        "| 75.0% | 99.0% | 3.0% |"
+    )
     # Where there is no out-of-scope label, no model has a threshold.
     assert results.calibration_markdown(collect(rows=["teacher"])).splitlines()[2].endswith("| – | – |")
 

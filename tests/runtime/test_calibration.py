@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import special
 from stages import runtime
 from stages.checkpoints import sparse_storage
 from stages.core.atomic import write_json
+from stages.core.section import Score
 from stages.runtime import calibration
 from stages.runtime.calibration import NONE, SCORES, Calibration, Threshold
 
@@ -26,9 +28,13 @@ def test_scores_are_their_formulas(dtype, out_of_scope):
     intents = [i for i in range(5) if i != out_of_scope]
     for i, row in enumerate(probabilities):
         likeliest = max(intents, key=lambda j: row[j])
+        energy = special.logsumexp(LOGITS[i, intents])
         expected = {
             "probability": row[likeliest],
-            "energy": special.logsumexp(LOGITS[i, intents]),
+            "energy": energy,
+            "energy-0.25": energy - 0.25 * LOGITS[i, out_of_scope],
+            "energy-0.5": energy - 0.5 * LOGITS[i, out_of_scope],
+            "energy-1": special.logit(1 - row[out_of_scope]),
             "margin": row[likeliest] - max(p for j, p in enumerate(row) if j != likeliest),
         }
         for score, function in SCORES.items():
@@ -44,6 +50,10 @@ def test_scores_of_two_labels(out_of_scope):
     np.testing.assert_allclose(calibration.probability(logits, out_of_scope), inside)
     np.testing.assert_allclose(calibration.margin(logits, out_of_scope), 2 * inside - 1, atol=1e-12)
     np.testing.assert_allclose(calibration.energy(logits, out_of_scope), logits[:, 1 - out_of_scope])
+
+
+def test_settings_know_the_scores():
+    assert get_args(Score) == tuple(SCORES)
 
 
 def test_large_logits_do_not_overflow():
@@ -74,6 +84,20 @@ def test_kept_as_it_was(fitted, tmp_path):
     assert Calibration.of(None) == NONE
     write(tmp_path, fitted)
     assert Calibration.of(json.loads((tmp_path / "calibration.json").read_text())) == fitted
+
+
+@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("name", ["student", "student-ort"])
+def test_a_folder_is_served_as_it_was_evaluated(models, name, score):
+    """Query by query, with a threshold between its scores."""
+    logits = runtime.load(models / name).logits(QUERIES)
+    values = np.sort(SCORES[score](logits / 2.5, 1))
+    fitted = Calibration(2.5, Threshold(1, score, float(values[1] + values[2]) / 2))
+    write(models / name, fitted)
+    served = runtime.load(models / name)
+    answers = [served.labels[i] for i in fitted.predict(logits)]
+    assert answers.count("oos") == 2
+    assert [served.predict([query])[0].label for query in QUERIES] == answers
 
 
 @pytest.mark.parametrize("name", ["student", "student-ort"])

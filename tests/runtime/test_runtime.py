@@ -39,6 +39,12 @@ def test_a_fixed_length(folder):
     assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
 
 
+def test_a_fixed_length_beyond_the_positions(folder):
+    with pytest.raises(UserError, match=r"reads 24 tokens at most: shorten the length, which is 25"):
+        runtime.load(folder, length=25)
+    assert runtime.load(folder, length=24).logits(QUERIES).shape == (3, 3)
+
+
 def test_special_tokens_that_were_typed_are_text(folder):
     ids, _ = runtime.load(folder).encode(["my [SEP] balance [PAD] [CLS]"])
     assert [ids[0].tolist().count(special) for special in (0, 2, 3)] == [0, 1, 1]

@@ -38,7 +38,7 @@ def test_the_teacher_is_left_alone(bert):
 
 
 def test_layers_the_teacher_has_not(bert):
-    with pytest.raises(UserError, match=r"student.layers has 3, and the teacher's layers are 0 to 2"):
+    with pytest.raises(UserError, match="layers have 3, and its teacher's layers are 0 to 2"):
         from_teacher_layers(bert, [0, 3])
 
 

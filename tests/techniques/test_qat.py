@@ -7,7 +7,7 @@ from torch import nn
 
 from stages.checkpoints import encoder
 from stages.runtime.onnx_session import OnnxSession
-from stages.techniques import dynamic_int8, export, masks, qat
+from stages.techniques import dynamic_int8, export, int4, masks, qat
 from stages.techniques.distill import from_teacher_layers
 from stages.techniques.int8 import dequantize, quantize, scale_and_zero_point
 from stages.techniques.settings import Export
@@ -118,12 +118,15 @@ def alone(made):
     return loop.logits(made, random_rows(), batch_size=1)
 
 
+@pytest.mark.parametrize(("bits", "rank"), [(8, None), (4, None), (8, 8), (4, 8)])
 @pytest.mark.parametrize(("kind", "per_channel"), [("distilbert", True), ("bert", False)])
-def test_onnx_runtime_computes_what_was_trained(kind, per_channel, bert, tmp_path, monkeypatch):
+def test_onnx_runtime_computes_what_was_trained(kind, per_channel, bits, rank, bert, tmp_path, monkeypatch):
     """In its dynamic int8, of the reduced range (in which no CPU saturates)."""
     monkeypatch.chdir(tmp_path)
     made = model(kind, bert)
-    qat.prepare(made, per_channel, reduce_range=True)
+    if rank:
+        encoder.factorise(made, rank).weight.requires_grad_(False)
+    qat.prepare(made, per_channel, reduce_range=True, embedding_bits=bits)
     train(made)
     prepared = alone(made)
     qat.convert(made)
@@ -131,7 +134,7 @@ def test_onnx_runtime_computes_what_was_trained(kind, per_channel, bert, tmp_pat
         (tmp_path / name).mkdir()
     made.save_pretrained(tmp_path / "qat")
     export.apply(tmp_path / "qat", tmp_path / "ort", Export(parent="any"))
-    dynamic_int8.quantize(tmp_path / "ort", tmp_path / "int8", per_channel, reduce_range=True)
+    dynamic_int8.quantize(tmp_path / "ort", tmp_path / "int8", per_channel, True, bits)
 
     graph = onnx.load(tmp_path / "int8" / "model.onnx").graph
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
@@ -141,7 +144,13 @@ def test_onnx_runtime_computes_what_was_trained(kind, per_channel, bert, tmp_pat
         for name, q in tensors.items()
         if name.endswith("_quantized")
     ]
-    trained = [w.T for w in weights(made, nn.Linear).values()] + list(weights(made, nn.Embedding).values())
+    for name in [name for name in tensors if name.endswith("_4bit")]:
+        halves = np.stack([tensors[name] & 15, tensors[name] >> 4], axis=-1).reshape(60, -1)
+        stored.append(int4.dequantize(halves, tensors[name.replace("_4bit", "_scales")]))
+    stored += [tensors["token_type"]] if "token_type" in tensors else []
+    trained = [w.T for w in weights(made, nn.Linear).values()]
+    tables = weights(made, nn.Embedding).values()
+    trained += [table[0] if "token_type" in tensors and len(table) == 2 else table for table in tables]
     for weight in trained:
         assert any(s.shape == weight.shape and np.abs(s - weight).max() < 1e-6 for s in stored)
 

@@ -174,6 +174,8 @@ def test_the_texts_give_the_same_pieces_and_logits(parent, tmp_path):
     assert read(tmp_path)["vocab_size"] == rows < 2100
     weights = load_file(tmp_path / "model.safetensors")
     assert weights["distilbert.embeddings.word_embeddings.weight"].shape == (rows, 16)
+    assert weights["distilbert.embeddings.position_embeddings.weight"].shape == (16, 16)  # of 24
+    assert read(tmp_path)["max_position_embeddings"] == 16
     assert measured == {
         "vocabulary": [30522, rows],
         "embedding_mb": [30522 * 16 * 4 / 2**20, rows * 16 * 4 / 2**20],
@@ -334,3 +336,28 @@ def test_an_exported_parent(tmp_path):
     (parent / "model.safetensors").rename(parent / "model.onnx")
     with pytest.raises(UserError, match="holds no torch weights"):
         prune(parent, tmp_path / "pruned", TEXTS)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_factorised_words(tmp_path, share):
+    """Their rows are dropped. Pieces are as near as the products with the projection are."""
+    folder = tiny(tmp_path / "parent")
+    model = encoder.load(folder)
+    torch.manual_seed(0)
+    words = encoder.factorise(model, 4)
+    whole = (words.weight @ words.projection.weight.T).detach()
+    model.save_pretrained(folder)
+    prune(folder, tmp_path / "pruned", TEXTS, vocab_size=100, share=share)
+    before, after = runtime.load(folder), runtime.load(tmp_path / "pruned")
+    np.testing.assert_allclose(after.logits(TEXTS), before.logits(TEXTS), atol=1e-6)
+    new = load_file(tmp_path / "pruned" / "model.safetensors")
+    assert new["distilbert.embeddings.word_embeddings.weight"].shape[1] == 4
+    if share:
+        vocabulary, ids = (
+            REAL["model"]["vocab"],
+            read(tmp_path / "pruned", "tokenizer.json")["model"]["vocab"],
+        )
+        rows = {i: vocabulary[p] for p, i in reversed(ids.items()) if p not in SPECIAL}
+        own = new["distilbert.embeddings.word_embeddings.weight"] @ words.projection.weight.detach().T
+        cosines = torch.cosine_similarity(whole[vocabulary["mortgage"]], own[sorted(rows)])
+        assert ids["mortgage"] == sorted(rows)[int(cosines.argmax())]

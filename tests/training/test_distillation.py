@@ -1,10 +1,15 @@
+import contextlib
+import copy
+
 import numpy as np
 import pytest
 import torch
 from conftest import tiny_distilbert
 
+from stages.techniques.settings import LayerLosses
 from stages.training import loop
 from stages.training.distillation import DistillationTrainer, DistillationTrainingArguments, distillation_loss
+from stages.training.layerwise import Layerwise
 
 STUDENT = [[1.0, 2.0, -1.0], [0.5, 0.0, 0.3]]
 TEACHER = [[2.0, 1.0, 0.0], [-1.0, 0.2, 3.0]]
@@ -38,6 +43,32 @@ def by_hand(alpha, temperature):
 def test_loss_equals_the_sums(alpha, temperature):
     loss = distillation_loss(double(STUDENT), double(TEACHER), torch.tensor(LABELS), alpha, temperature)
     assert loss.item() == pytest.approx(by_hand(alpha, temperature), rel=1e-12)
+
+
+def test_rows_without_labels():
+    """The labelled mean of CE and the mean of KL over all rows, in numpy; whatever the batches are."""
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(size=(5, 3)), rng.normal(size=(5, 3))
+    labels = np.array([1, loop.UNLABELLED, 0, loop.UNLABELLED, loop.UNLABELLED])
+    alpha, temperature = 0.3, 4.0
+
+    def log_softmax(rows):
+        return rows - np.log(np.exp(rows).sum(1, keepdims=True))
+
+    hard = -(log_softmax(student)[0, 1] + log_softmax(student)[2, 0]) / 2
+    p, q = log_softmax(teacher / temperature), log_softmax(student / temperature)
+    soft = (np.exp(p) * (p - q)).sum() / 5
+    expected = alpha * hard + (1 - alpha) * temperature**2 * soft
+    given = [double(student), double(teacher), torch.tensor(labels)]
+    assert distillation_loss(*given, alpha, temperature).item() == pytest.approx(expected, rel=1e-6)
+    parts = [
+        distillation_loss(*(rows[part] for rows in given), alpha, temperature, "sum", labelled=2 / 5)
+        for part in (slice(3), slice(3, 5))
+    ]
+    assert sum(parts).item() / 5 == pytest.approx(expected, rel=1e-6)
+    alone = distillation_loss(*(rows[3:] for rows in given), alpha, temperature).item()
+    soft = (np.exp(p) * (p - q))[3:].sum() / 2
+    assert alone == pytest.approx((1 - alpha) * temperature**2 * soft, rel=1e-6)
 
 
 def test_golden_values():
@@ -111,12 +142,15 @@ def squares(model):
 
 
 @pytest.mark.parametrize("penalty", [None, squares])
-def test_gradient_accumulation_gives_the_same_weights(tmp_path, penalty):
+@pytest.mark.parametrize("unlabelled", [0, 17])
+def test_gradient_accumulation_gives_the_same_weights(tmp_path, penalty, unlabelled):
     """24 queries as one batch, or as 3 accumulated ones, the last one short: one gradient."""
     weights = []
+    rows = weighted(examples())
+    rows = [row | {"labels": loop.UNLABELLED} for row in rows[:unlabelled]] + rows[unlabelled:]
     for size, steps in ((24, 1), (10, 3)):
         run = trainer(
-            tmp_path, examples(), penalty, per_device_train_batch_size=size, gradient_accumulation_steps=steps
+            tmp_path, rows, penalty, per_device_train_batch_size=size, gradient_accumulation_steps=steps
         )
         run.train()
         weights.append([p.detach().clone() for p in run.model.parameters()])
@@ -139,6 +173,25 @@ def test_training_loss_is_the_loss(tmp_path, penalty, added):
     assert run.state.log_history[0]["loss"] == pytest.approx(expected + added, rel=1e-4)
 
 
+def test_the_layers_losses_are_added_once_for_each_query(bert, tmp_path):
+    """In a training of one batch or of three, and to the loss of the logits."""
+    losses = []
+    for layerwise in (None, Layerwise(bert, [0], LayerLosses(hidden=0.5, relations=0.3))):
+        for size, steps in ((24, 1), (10, 3)):
+            run = trainer(
+                tmp_path, examples(), learning_rate=0.0, num_train_epochs=1,
+                per_device_train_batch_size=size, gradient_accumulation_steps=steps,
+            )  # fmt: skip
+            run.layerwise = layerwise
+            run.train()
+            losses.append(run.state.log_history[0]["loss"])
+    batch = loop.PadToLongest(0)([{"input_ids": row["input_ids"]} for row in examples()])
+    states = run.model.eval()(**batch, output_hidden_states=True).hidden_states
+    added = layerwise.losses(run.model, states, batch, contextlib.nullcontext).sum().item() / 24
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2:] == pytest.approx([losses[0] + added] * 2, rel=1e-4)
+
+
 def test_evaluation_needs_no_teacher(tmp_path):
     rows = [{k: v for k, v in row.items() if k != "teacher_logits"} for row in examples()]
     run = trainer(tmp_path, rows, squares)
@@ -149,3 +202,58 @@ def test_evaluation_needs_no_teacher(tmp_path):
         torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-4
     )
     assert metrics["eval_accuracy"] == pytest.approx((logits.argmax(-1) == labels).float().mean().item())
+
+
+WEIGHTS = [1.0, 4.0, 0.5]
+
+
+def weighted(rows):
+    return [{**row, "weight": np.float32(WEIGHTS[i % 3])} for i, row in enumerate(rows)]
+
+
+def test_weights_by_hand(tmp_path):
+    """Σ w·l / Σ w of a frozen model, in numpy, as the Trainer logs it: in one batch, or in three."""
+    rows = weighted(examples(10))
+    for size, steps in ((10, 1), (4, 3)):
+        run = trainer(
+            tmp_path, rows, learning_rate=0.0, num_train_epochs=1,
+            per_device_train_batch_size=size, gradient_accumulation_steps=steps,
+        )  # fmt: skip
+        run.train()
+        total = 0.0
+        for logits, row in zip(loop.logits(run.model, rows), rows, strict=True):
+            p, q = softmax(row["teacher_logits"].astype(float), 2.0), softmax(logits.astype(float), 2.0)
+            soft = sum(pi * np.log(pi / qi) for pi, qi in zip(p, q, strict=True))
+            hard = -np.log(softmax(logits.astype(float), 1)[row["labels"]])
+            total += row["weight"] * (0.3 * hard + 0.7 * 4 * soft)
+        expected = total / sum(row["weight"] for row in rows)
+        assert run.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("weight", [None, 1.0, 7.0])
+def test_equal_weights_change_nothing(tmp_path, weight):
+    """The weights after training are those of the loss's own mean, with torch alone."""
+    rows = examples()
+    given = rows if weight is None else [{**row, "weight": np.float32(weight)} for row in rows]
+    run = trainer(tmp_path, given, per_device_train_batch_size=24, num_train_epochs=1)
+    student = copy.deepcopy(run.model)
+    run.train()
+    batch = loop.PadToLongest(0)(rows)
+    labels, teacher = batch.pop("labels"), batch.pop("teacher_logits")
+    distillation_loss(student(**batch).logits, teacher, labels, 0.3, 2.0).backward()
+    for trained, parameter in zip(run.model.parameters(), student.parameters(), strict=True):
+        expected = parameter if parameter.grad is None else parameter - 1e-2 * parameter.grad
+        torch.testing.assert_close(trained, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_weight_counts_as_copies_do(tmp_path):
+    """A query of weight 2 is one that stands twice."""
+    rows = examples(8)
+    once = [{**row, "weight": np.float32(2.0 if i < 3 else 1.0)} for i, row in enumerate(rows)]
+    weights = []
+    for given in (once, [*rows, *rows[:3]]):
+        run = trainer(tmp_path, given, per_device_train_batch_size=16, num_train_epochs=1)
+        run.train()
+        weights.append([p.detach().clone() for p in run.model.parameters()])
+    for one, two in zip(*weights, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)

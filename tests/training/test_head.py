@@ -35,3 +35,17 @@ def test_a_head_of_two_layers_has_its_last_one_fitted(kind):
     head.fit(model, rows)
     changed = [name for name, value in model.state_dict().items() if not torch.equal(before[name], value)]
     assert changed == ["classifier.out_proj.weight", "classifier.out_proj.bias"]
+
+
+def test_a_weight_counts_as_copies_do(bert):
+    rows = [row | {"labels": i % 3} for i, row in enumerate(random_rows(30))]
+    logits = []
+    for given in (
+        [*rows, *rows[:5], *rows[:5]],
+        [row | {"weight": np.float32(3.0 if i < 5 else 1.0)} for i, row in enumerate(rows)],
+    ):
+        head.fit(bert, given)
+        logits.append(torch.tensor(loop.logits(bert, rows)).softmax(-1).numpy())
+    np.testing.assert_allclose(*logits, atol=1e-3)
+    head.fit(bert, rows)
+    assert np.abs(torch.tensor(loop.logits(bert, rows)).softmax(-1).numpy() - logits[0]).max() > 0.01

@@ -171,3 +171,23 @@ def test_one_bar_with_loss_and_accuracy_and_nothing_else(bert, tmp_path, monkeyp
     assert " 15/15 " in lines[-1]
     last = history[-1]
     assert f"loss={last['loss']:.3f}, validation={100 * last['eval_accuracy']:.1f}%" in lines[-1]
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 1.0], [1.0, 5.0, 0.25]])
+def test_the_weighted_loss_of_a_step(bert, tmp_path, monkeypatch, weights):
+    """Of a teacher's training: in numpy, Σ w·l / Σ w; without weights, the loss that transformers has."""
+    monkeypatch.chdir(tmp_path)
+    rows = random_rows(12)
+    if weights:
+        rows = [row | {"weight": np.float32(weights[i % len(weights)])} for i, row in enumerate(rows)]
+    batch = loop.PadToLongest(0)(rows)
+    logits = loop.logits(bert, rows).astype(float)
+    labels = [row["labels"] for row in rows]
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(12), labels]
+    expected = np.average(losses, weights=[row.get("weight", 1.0) for row in rows])
+    training = loop.WeightedTrainer(
+        bert, loop.arguments(HYPER, "teacher", 0), train_dataset=rows, eval_dataset=rows
+    )
+    assert training.compute_loss(bert, dict(batch)).item() == pytest.approx(expected, rel=1e-5)
+    if not weights:
+        assert bert(**batch).loss.item() == pytest.approx(expected, rel=1e-5)

@@ -1,10 +1,12 @@
 """Accuracy of intents, in scope and out of it."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from stages.measurement.enough import FEWEST
 from stages.measurement.quality.calibration import can_learn, detection, expected_calibration_error
-from stages.runtime.calibration import NONE, Calibration
+from stages.runtime.calibration import NONE, Calibration, Threshold
 
 
 def accuracies(
@@ -30,6 +32,14 @@ def accuracies(
         "oos_recall": recall,
         "oos_precision": _mean(right[answers == (-1 if out_of_scope is None else out_of_scope)]),
     }
+
+
+def leaving(numbers: np.ndarray, layers: list[int]) -> list[dict[str, float]]:
+    """The `share` of queries that leave at each early exit, after so many `layers`.
+
+    `numbers`, shape (queries,), are those of the exits that the queries leave at.
+    """
+    return [{"layer": layer, "share": float((numbers == i).mean())} for i, layer in enumerate(layers)]
 
 
 def _mean(values: np.ndarray) -> float | None:
@@ -62,3 +72,22 @@ def measure(
             scores = calibration.threshold.scores(logits / calibration.temperature)
             results.update(detection(scores, outside))
     return results
+
+
+def spread(
+    logits: np.ndarray, labels: np.ndarray, fitted: Calibration, again: list[Threshold]
+) -> dict[str, float | None]:
+    """Between which accuracies 95% of the thresholds chosen `again` are, in place of the one `fitted`.
+
+    `threshold_accuracy_low` and `threshold_accuracy_high`; None without a threshold.
+    """
+    found: list[float] = []
+    for score in {threshold.score for threshold in again}:
+        same = [threshold for threshold in again if threshold.score == score]
+        tempered = logits / fitted.temperature
+        values = same[0].scores(tempered)
+        right = replace(same[0], value=-np.inf).predict(tempered) == labels  # if all are accepted
+        refused = values < np.array([t.value for t in same], values.dtype)[:, None]
+        found += np.where(refused, labels == same[0].out_of_scope, right).mean(axis=1).tolist()
+    low, high = np.percentile(found, [2.5, 97.5]).tolist() if found else (None, None)
+    return {"threshold_accuracy_low": low, "threshold_accuracy_high": high}

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from stages.measurement.enough import FEWEST
-from stages.runtime.calibration import SCORES, Calibration, Threshold, softmax
+from stages.runtime.calibration import SCORES, Calibration, Threshold, in_scope, ruled_out, softmax
+
+# How often validation is drawn again, to say how sure a threshold is.
+RESAMPLES = 200
 
 
 def fit(
@@ -21,18 +24,42 @@ def fit(
     share: float,
     fewest: int = FEWEST,
 ) -> Calibration:
-    """The calibration that does best on `logits`, shape (queries, labels), and `labels`, (queries,).
+    """Temperature and threshold for `logits`, shape (queries, labels), and `labels`, (queries,).
 
-    Of `scores`, the one kept is the one whose best threshold has the highest expected accuracy where
-    a `share` of the queries is out of scope. Without `fewest` queries in scope, and as many out of it, there
-    is no threshold; without `fewest` queries, the temperature is 1. With the score "margin", and the share of
-    `labels`, that accuracy is never below the plain argmax's, which is the threshold 0.
+    The threshold is for the accuracy expected where a `share` of the queries is out of scope (`choose`), and
+    for the queries that no early exit answers. Without `fewest` of those in scope, and as many out of it,
+    there is no threshold; without `fewest` queries, the temperature is 1.
     """
     temperature = fit_temperature(logits, labels) if len(labels) >= fewest else 1.0
-    if out_of_scope is None or not can_learn(labels == out_of_scope, fewest):
+    if out_of_scope is None:
         return Calibration(temperature, None)
-    candidates = [best_threshold(logits / temperature, labels, out_of_scope, s, share) for s in scores]
-    return Calibration(temperature, max(candidates, key=lambda pair: pair[0])[1])
+    last = ~ruled_out(logits[:, out_of_scope])
+    if not can_learn((labels == out_of_scope)[last], fewest):
+        return Calibration(temperature, None)
+    once = np.ones((1, len(labels)))
+    return Calibration(
+        temperature, choose(logits / temperature, labels, out_of_scope, scores, share, once)[0]
+    )
+
+
+def refit(
+    logits: np.ndarray, labels: np.ndarray, fitted: Calibration, scores: Sequence[str], share: float
+) -> list[Threshold]:
+    """The thresholds that `fit` would have chosen on RESAMPLES other draws of the same queries.
+
+    Queries in scope and out of it are drawn apart, with replacement. The temperature is kept.
+    """
+    if fitted.threshold is None:
+        return []
+    outside = labels == fitted.threshold.out_of_scope
+    rng = np.random.default_rng(0)
+    counts = np.zeros((RESAMPLES, len(labels)), np.float32)
+    for side in (outside, ~outside):
+        size = side.sum()
+        drawn = rng.integers(size, size=(RESAMPLES, size)) + size * np.arange(RESAMPLES)[:, None]
+        counts[:, side] = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+    tempered = logits / fitted.temperature
+    return choose(tempered, labels, fitted.threshold.out_of_scope, scores, share, counts)
 
 
 def can_learn(outside: np.ndarray, fewest: int = FEWEST) -> bool:
@@ -43,9 +70,11 @@ def can_learn(outside: np.ndarray, fewest: int = FEWEST) -> bool:
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """The T, between 1/20 and 20, that minimises the negative log likelihood of softmax(logits / T).
 
-    It is convex in 1/T, so its slope has one zero, found by bisection.
+    It is convex in 1/T, so its slope has one zero, found by bisection. Queries whose true label an early exit
+    has ruled out are as unlikely at any T, and left out.
     """
     true = logits[np.arange(len(labels)), labels]
+    logits, true = logits[~ruled_out(true)], true[~ruled_out(true)]
     low, high = 1 / 20, 20.0
     for _ in range(50):
         inverse = (low * high) ** 0.5
@@ -54,35 +83,76 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     return 1 / inverse
 
 
-def best_threshold(
-    logits: np.ndarray, labels: np.ndarray, out_of_scope: int, score: str, share: float
-) -> tuple[float, Threshold]:
-    """The best expected accuracy over all thresholds on `score`, and a threshold that reaches it.
+def spread(fitted: Calibration, again: list[Threshold]) -> dict[str, float] | None:
+    """How sure the threshold is, by those chosen `again`; None without a threshold.
 
-    The expected accuracy is (1 − share) · in-scope accuracy + share · out-of-scope recall.
-
-    Thresholds lie halfway between neighbouring scores; among equally good ones, the median.
+    `same_score`, the share of them with the same score; `low` and `high`, between which 95% of those lie.
     """
-    values = SCORES[score](logits, out_of_scope)
+    if fitted.threshold is None:
+        return None
+    values = [t.value for t in again if t.score == fitted.threshold.score] or [fitted.threshold.value]
+    low, high = np.percentile(values, [2.5, 97.5])
+    same = np.mean([t.score == fitted.threshold.score for t in again])
+    return {"same_score": float(same), "low": float(low), "high": float(high)}
+
+
+def choose(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    out_of_scope: int,
+    scores: Sequence[str],
+    share: float,
+    counts: np.ndarray,
+) -> list[Threshold]:
+    """The score with the least loss (`even`), and its threshold, for each row of `counts`.
+
+    `counts`, shape (draws, queries), say how often each query was drawn: in scope and out of it, as often in
+    all as there are such queries. A query weighs what its right answer adds to the expected accuracy,
+    (1 − share) · in-scope accuracy + share · out-of-scope recall.
+    """
     outside = labels == out_of_scope
-    # Sorted by score, a threshold rejects the queries before it and accepts the rest.
-    order = np.argsort(values, kind="stable")
-    right = Threshold(out_of_scope, score, -np.inf).predict(logits) == labels
-    rejected = np.concatenate([[0], np.cumsum(outside[order])])
-    accepted = right.sum() - np.concatenate([[0], np.cumsum(right[order])])
-    value = (1 - share) * accepted / (~outside).sum() + share * rejected / outside.sum()
-    edges = np.concatenate([[-np.inf], values[order], [np.inf]])
-    possible = edges[1:] > edges[:-1]
-    best = np.flatnonzero(possible & (value == value[possible].max()))
-    at = best[len(best) // 2]
-    low, high = edges[at], edges[at + 1]
-    if np.isinf(low) or np.isinf(high):
-        middle = high - 1.0 if np.isinf(low) else low + 1.0
-    else:
-        middle = (low + high) / 2
-        if values.dtype.type(middle) <= low:  # neighbouring floats
-            middle = high
-    return float(value[at]), Threshold(out_of_scope, score, float(middle))
+    right = in_scope(logits, out_of_scope).argmax(axis=-1) == labels
+    gains = np.where(outside, share / outside.sum(), (1 - share) * right / (~outside).sum())
+    last = ~ruled_out(logits[:, out_of_scope])  # what an early exit answers is in scope at any threshold
+    logits, outside, gains, counts = logits[last], outside[last], gains[last], counts[:, last]
+    fits = [even(SCORES[score](logits, out_of_scope), outside, gains, counts) for score in scores]
+    losses, values = zip(*fits, strict=True)
+    best = np.argmin(losses, axis=0)
+    return [
+        Threshold(out_of_scope, scores[score], float(values[score][draw])) for draw, score in enumerate(best)
+    ]
+
+
+def even(
+    values: np.ndarray, outside: np.ndarray, gains: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The loss of a logistic regression of "in scope" on the score, and the score where it is even.
+
+    Both have the shape (draws,), and `counts` (draws, queries). `values`, the scores, `outside`, and `gains`,
+    the weights, have the shape (queries,). Where the odds do not rise with the score, the threshold accepts
+    or refuses every query.
+
+    The threshold with the best accuracy on the same queries depends on the chance of a few. This one does
+    better on others. (Platt, 1999, fits the same regression, for probabilities.)
+    """
+    center, width = values.mean(dtype=float), values.std(dtype=float) or 1.0
+    x = ((values - center) / width).astype(counts.dtype)
+    offset = slope = np.zeros(1, counts.dtype)
+    # Newton's steps for each query once, then from there for the draws.
+    for weights, steps in ((gains[None], 20), (counts * gains.astype(counts.dtype), 3)):
+        for _ in range(steps):
+            p = (1 + np.tanh((offset[:, None] + slope[:, None] * x) / 2)) / 2
+            error, curvature = weights * (~outside - p), weights * p * (1 - p)
+            a, b, c = curvature.sum(axis=1) + 1e-6, curvature @ x, curvature @ x**2 + 1e-6
+            g, h = error.sum(axis=1), error @ x
+            offset = offset + np.clip((c * g - b * h) / (a * c - b * b), -2, 2)
+            slope = slope + np.clip((a * h - b * g) / (a * c - b * b), -2, 2)
+    odds = offset[:, None] + slope[:, None] * x
+    losses = (weights * np.logaddexp(0, np.where(outside, odds, -odds))).sum(axis=1)
+    rising = slope > 1e-6
+    refuse = weights @ outside > weights.sum(axis=1) / 2
+    constant = np.where(refuse, values.max() + 1, values.min() - 1)
+    return losses, np.where(rising, center - width * offset / np.where(rising, slope, 1), constant)
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:

@@ -13,15 +13,15 @@ MB = 2**20
 def breakdown(folder: Path) -> dict[str, float]:
     """MB of 2^20 bytes of what is deployed: `size_mb`, and its parts.
 
-    `embeddings_mb`, `head_mb` (classifier, and the pooling layer before it), `encoder_mb` (the rest
-    of the weights' file, an ONNX graph included), `tokenizer_mb` (tokenizer, config, calibration).
+    `embeddings_mb`, `head_mb` (classifier, the pooling layer before it, early exits), `encoder_mb` (the
+    rest of the weights' file, an ONNX graph included), `tokenizer_mb` (tokenizer, config, calibration).
     """
     weights = next(folder.glob("model.*"))
     embeddings = head = 0
     for name, size in tensor_bytes(weights):
         if "embeddings." in name:
             embeddings += size
-        elif "classifier." in name or "pooler." in name:
+        elif name.startswith("exits.") or "classifier." in name or "pooler." in name:
             head += size
     file = weights.stat().st_size
     total = model_folder.size_mb(folder)

@@ -10,10 +10,12 @@ from tqdm import tqdm
 
 from stages.core.settings import Benchmark
 from stages.measurement.enough import FEWEST
+from stages.measurement.speed import reference
 from stages.measurement.speed.measured_model import MeasuredModel
 from stages.measurement.statistics import interval
 
 WARM_MS = 10
+TEST = "test query"  # the load that speed-ups are of
 
 
 def interleave(
@@ -21,68 +23,86 @@ def interleave(
 ) -> pd.DataFrame:
     """Time every model on the same load in every round, in an order shuffled by `seed`.
 
-    After `params.warmup` untimed queries to each, a round runs each model WARM_MS untimed (at least
-    once), to bring it back into the caches, and then timed: `params.query`, whole and in its two parts,
-    `params.runs_per_round` times; in every `params.batches_every`th round, one batch of `queries` drawn
-    for it, of each of `params.batch_sizes` (of size 1, `runs_per_round` of them). Gives one row for each
-    timed run: `round`, `model`, `load` ("query", "tokenization", "session", "batch of 8"), and `ms`, for
-    a batch those of each of its queries.
+    After `params.warmup` untimed runs of `params.query` to each, a round runs each model WARM_MS untimed (at
+    least once), to bring it back into the caches. Then it is timed on `params.queries` of `queries`, one by
+    one. They are dealt from a shuffled deck of all, so no query comes again before all have come. The slow
+    reference.NAME answers a systematic sample of them: every `params.reference_every`th by length, from a
+    random start. Each query is as likely to be in it as any other, and the sample has the lengths of the
+    round, which are what its time depends on. In every `params.batches_every`th round each model is timed on
+    `params.query`, whole and in its two parts, `params.runs_per_round` times, and on one batch of `queries`
+    of each of `params.batch_sizes`. Gives one row for each timed run: `round`, `model`, `load` (TEST,
+    "query", "tokenization", "session", "batch of 8"), and `ms`, for a batch those of each of its queries.
     """
     for model in models.values():
         for _ in range(params.warmup):
             model.time([params.query])
     rng = random.Random(seed)
+    count = params.queries
+    decks = -(-params.rounds * count // len(queries))
+    deck = [query for _ in range(decks) for query in rng.sample(queries, len(queries))]
     rows = []
     gc.disable()
+    gc.freeze()  # what torch holds: to go through it in every round takes seconds in all
     try:
         for number in tqdm(range(params.rounds), "latency", unit="round"):
-            drawn = rng.choices(queries, k=max(*params.batch_sizes, params.runs_per_round))
+            dealt = deck[number * count : (number + 1) * count]
+            start = rng.randrange(params.reference_every)
+            few = sorted(dealt, key=len)[start :: params.reference_every]
+            batch = rng.choices(queries, k=max(params.batch_sizes))
             for name in rng.sample(list(models), len(models)):
                 model = models[name]
                 warm = 0.0
                 while warm < WARM_MS:
                     warm += model.time([params.query])
+                asked = few if name == reference.NAME else dealt
+                rows += [(number, name, TEST, model.time([query])) for query in asked]
+                if number % params.batches_every:
+                    continue
                 for _ in range(params.runs_per_round):
                     tokenization, session = model.time_parts(params.query)
                     rows.append((number, name, "query", model.time([params.query])))
                     rows.append((number, name, "tokenization", tokenization))
                     rows.append((number, name, "session", session))
-                for size in params.batch_sizes if number % params.batches_every == 0 else ():
-                    count = params.runs_per_round if size == 1 else 1
-                    for start in range(count):
-                        ms = model.time(drawn[start : start + size])
-                        rows.append((number, name, f"batch of {size}", ms / size))
+                rows += [
+                    (number, name, f"batch of {size}", model.time(batch[:size]) / size)
+                    for size in params.batch_sizes
+                ]
             gc.collect()
     finally:
+        gc.unfreeze()
         gc.enable()
     return pd.DataFrame(rows, columns=["round", "model", "load", "ms"])
 
 
 def summarize(times: pd.DataFrame, baselines: Mapping[str, str], seed: int) -> pd.DataFrame:
-    """Per model, of one query: mean, std, p50, p95 and p99 in ms; and what follows.
+    """Per model, over test queries: how many were timed, mean, std, p50, p95 and p99 in ms; and what follows.
 
-    `<key>` of each of `baselines`, the speed-up over the model it names: the median over rounds of
-    the ratio of the two medians of a round, so what slows the machine down for longer than a round
-    falls out; `<key>_low` and `<key>_high`, its 95% bootstrap interval over rounds. `overhead`, likewise: the
-    whole over the sum of its parts, tokenization and session. `batch_<size>_ms` and
-    `batch_<size>_p95_ms`, a query's share in a batch. NaN: p95 and p99 of fewer than FEWEST runs, and
-    intervals of fewer than FEWEST_ROUNDS.
+    `<key>` of each of `baselines`, the speed-up over the model it names: the median over rounds of the ratio
+    of the two mean latencies of a round. What slows the machine down for longer than a round falls out, and
+    what disturbs a few rounds does not count. `<key>_low` and `<key>_high`, its 95% bootstrap interval over
+    rounds. `query_ms`, the median of the fixed query. `overhead`, its median time over the sum of its parts,
+    tokenization and session, by rounds likewise. `batch_<size>_ms` and `batch_<size>_p95_ms`, a query's
+    share in a batch. NaN: p95 and p99 of fewer than FEWEST runs, and intervals of fewer than FEWEST_ROUNDS.
     """
     loads = dict(iter(times.groupby("load", sort=False)))
-    by_model = loads["query"].groupby("model", sort=False)["ms"]
-    summary = pd.DataFrame({"latency_mean_ms": by_model.mean(), "latency_std_ms": by_model.std()})
+    by_model = loads[TEST].groupby("model", sort=False)["ms"]
+    summary = pd.DataFrame({"latency_queries": by_model.size(), "latency_mean_ms": by_model.mean()})
+    summary["latency_std_ms"] = by_model.std()
     summary["latency_p50_ms"] = by_model.median()
     for percent in (95, 99):
         summary[f"latency_p{percent}_ms"] = _tail(by_model, percent)
-    medians = {load: _medians(rows) for load, rows in loads.items()}
-    whole = medians["query"]
+    means = _by_round(loads[TEST]).mean().unstack()
     for key, baseline in baselines.items():
-        ratios = whole.rdiv(whole[baseline], axis=0)
+        ratios = means.rdiv(means[baseline], axis=0)
         summary[key] = ratios.median()
         for name in ratios:
             low, high = interval(ratios[name].to_numpy(), seed)
             summary.loc[name, [f"{key}_low", f"{key}_high"]] = low, high
-    summary["overhead"] = (whole / (medians["tokenization"] + medians["session"])).median()
+    summary["query_ms"] = loads["query"].groupby("model")["ms"].median()
+    whole, tokenization, session = (
+        _by_round(loads[load]).median().unstack() for load in ("query", "tokenization", "session")
+    )
+    summary["overhead"] = (whole / (tokenization + session)).median()
     for load, rows in loads.items():
         if load.startswith("batch of "):
             shares = rows.groupby("model", sort=False)["ms"]
@@ -97,6 +117,6 @@ def _tail(milliseconds: SeriesGroupBy, percent: int) -> pd.Series:
     return milliseconds.quantile(percent / 100).where(milliseconds.size() >= FEWEST)
 
 
-def _medians(times: pd.DataFrame) -> pd.DataFrame:
-    """Milliseconds, a row a round and a column a model."""
-    return times.groupby(["round", "model"])["ms"].median().unstack()
+def _by_round(times: pd.DataFrame) -> SeriesGroupBy:
+    """Milliseconds, by round and model."""
+    return times.groupby(["round", "model"])["ms"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from stages.measurement.quality.accuracy import accuracies, measure
+from stages.measurement.quality.accuracy import accuracies, measure, spread
 from stages.measurement.quality.calibration import expected_calibration_error
 from stages.runtime.calibration import NONE, Calibration, Threshold
 
@@ -96,6 +96,20 @@ def test_constant_scores_and_a_single_class():
         results = measure(np.zeros((60, 3)), labels, 1, Calibration(1.0, Threshold(1, "energy", 1.0)), 0.1)
         json.dumps(results, allow_nan=False)
         assert results.get("auroc") == (0.5 if len(set(labels)) == 2 else None)
+
+
+def test_spread_is_that_of_each_threshold_alone():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 3, (200, 4)).astype(np.float32), rng.integers(0, 4, 200)
+    fitted = Calibration(2.0, Threshold(3, "energy", 1.0))
+    again = [Threshold(3, "energy", v) for v in np.linspace(-1, 3, 30)]
+    again += [Threshold(3, "margin", v) for v in np.linspace(-0.5, 0.5, 20)]
+    alone = [(Calibration(2.0, threshold).predict(logits) == labels).mean() for threshold in again]
+    low, high = np.percentile(alone, [2.5, 97.5])
+    assert spread(logits, labels, fitted, again) == pytest.approx(
+        {"threshold_accuracy_low": low, "threshold_accuracy_high": high}
+    )
+    assert set(spread(logits, labels, Calibration(2.0, None), []).values()) == {None}
 
 
 def test_without_a_threshold():

@@ -3,12 +3,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from stages.measurement.quality import calibration
 from stages.runtime.calibration import SCORES, Calibration, Threshold
-
-SHARES = [0.2, 0.5, None]  # None: as in the labels, where the expected accuracy is the accuracy
 
 
 def softmax(logits):
@@ -18,15 +17,7 @@ def softmax(logits):
 
 def value(share, predictions, labels, out_of_scope):
     right, outside = predictions == labels, labels == out_of_scope
-    return (
-        right.mean()
-        if share is None
-        else (1 - share) * right[~outside].mean() + share * right[outside].mean()
-    )
-
-
-def given_share(share, labels, out_of_scope):
-    return (labels == out_of_scope).mean() if share is None else share
+    return (1 - share) * right[~outside].mean() + share * right[outside].mean()
 
 
 @pytest.mark.parametrize("temperature", [0.25, 1.0, 3.0])
@@ -62,59 +53,145 @@ def queries(draw):
     return logits, labels, out_of_scope
 
 
-@given(queries(), st.sampled_from(sorted(SCORES)), st.sampled_from(SHARES))
-def test_no_threshold_is_better(queries, score, share):
-    """Than the one chosen, tried one by one; and applied, that one does what it is said to."""
-    logits, labels, out_of_scope = queries
-    scores = SCORES[score](logits, out_of_scope)
-    likeliest = np.where(np.arange(logits.shape[1]) == out_of_scope, -np.inf, logits).argmax(axis=1)
-    values = [
-        value(share, np.where(scores < threshold, out_of_scope, likeliest), labels, out_of_scope)
-        for threshold in [*scores, np.inf]
-    ]
-    claimed, threshold = calibration.best_threshold(
-        logits, labels, out_of_scope, score, given_share(share, labels, out_of_scope)
+def simulated(seed, inside=400, outside=60):
+    """Logits of three intents and, last, out of scope, whose scores overlap; labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat([0, 1, 2, 3], [inside - 2 * (inside // 3), inside // 3, inside // 3, outside])
+    logits = rng.normal(0, 1, (len(labels), 4))
+    logits[np.arange(len(labels)), labels] += 3
+    return logits, labels
+
+
+def chosen(logits, labels, score, share, counts=None):
+    """The threshold on one score, of untempered logits with the last label out of scope."""
+    counts = np.ones((1, len(labels))) if counts is None else counts
+    (threshold,) = calibration.choose(logits, labels, logits.shape[1] - 1, [score], share, counts)
+    return threshold
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
+@pytest.mark.parametrize("score", ["probability", "energy-0.25"])
+def test_even_is_where_scikit_learns_regression_is(score, share):
+    logits, labels = simulated(0)
+    values = SCORES[score](logits, 3)
+    outside = labels == 3
+    right = logits[:, :3].argmax(axis=1) == labels  # a wrong answer gains nothing on either side
+    weights = np.where(outside, share / outside.sum(), (1 - share) * right / (~outside).sum())
+    used = weights > 0
+    regression = LogisticRegression(C=1e6, tol=1e-8).fit(
+        values[used, None], ~outside[used], 1000 * weights[used]
     )
-    assert claimed == pytest.approx(max(values))
-    assert value(share, threshold.predict(logits), labels, out_of_scope) == pytest.approx(claimed)
+    threshold = -regression.intercept_[0] / regression.coef_[0, 0]
+    probabilities = regression.predict_proba(values[used, None])
+    loss = -np.log(probabilities[np.arange(used.sum()), (~outside[used]).astype(int)]) @ weights[used]
+    found = calibration.even(values, outside, weights, np.ones((1, len(labels))))
+    assert np.ravel(found) == pytest.approx([loss, threshold], rel=1e-3)
+    assert chosen(logits, labels, score, share) == Threshold(3, score, found[1][0])
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_neighbouring_floats_are_told_apart(dtype):
-    """Scores with no float halfway between them, of both parities."""
-    first = dtype(1)
-    second = np.nextafter(first, dtype(2))
-    for low, high in ((first, second), (second, np.nextafter(second, dtype(2)))):
-        logits = np.array([[low, 0], [high, 0]], dtype)  # of two labels, the energy is the intent's logit
-        found, threshold = calibration.best_threshold(logits, np.array([1, 0]), 1, "energy", 0.5)
-        assert found == 1
-        assert threshold.predict(logits).tolist() == [1, 0]
+def test_a_threshold_lies_between_what_it_tells_apart():
+    for count in (20, 200):
+        energies = np.concatenate([np.linspace(0, 4, count), np.linspace(5, 9, count)])
+        logits = np.stack([energies, np.zeros(2 * count)], axis=1)  # of two labels, the intent's logit
+        for share in (0.03, 0.2, 0.5):
+            assert 4 < chosen(logits, np.repeat([1, 0], count), "energy", share).value < 5
 
 
-def test_the_middle_of_the_best_thresholds():
-    """Two queries are answered wrongly on either side of it."""
-    energies = np.array([0.0, 1.0, 2.0, 3.0])
-    logits = np.stack([energies, energies - 100, np.zeros(4)], axis=1)
-    for share in (0.2, 0.5):
-        found, threshold = calibration.best_threshold(logits, np.array([2, 1, 1, 0]), 2, "energy", share)
-        assert threshold == Threshold(2, "energy", 1.5)
-        assert found == pytest.approx((1 - share) / 3 + share)
+@given(queries(), st.sampled_from(sorted(SCORES)), st.sampled_from([0.03, 0.4]))
+def test_any_queries_have_a_finite_threshold(queries, score, share):
+    logits, labels, out_of_scope = queries
+    counts = np.array([np.ones(len(labels)), np.arange(len(labels)) == 0])  # and a draw of a single query
+    found = calibration.choose(logits, labels, out_of_scope, [score], share, counts)
+    assert np.isfinite([threshold.value for threshold in found]).all()
+    (alone,) = calibration.choose(logits, labels, out_of_scope, [score], share, counts[:1])
+    assert alone.value == pytest.approx(found[0].value, rel=1e-6, abs=1e-6)  # a draw knows of no other
 
 
-def test_the_best_score_is_chosen():
-    chosen = set()
+@pytest.mark.parametrize(("share", "refused"), [(0.4, 0), (0.6, 80)])
+@pytest.mark.parametrize("slope", [0, -1])
+def test_a_score_that_tells_nothing_accepts_or_refuses_all(share, refused, slope):
+    """Constant, or highest for queries out of scope."""
+    energies = slope * np.linspace(0, 10, 80)
+    logits, labels = np.stack([energies, np.zeros(80)], axis=1), np.repeat([1, 0], [30, 50])
+    answers = chosen(logits, labels, "energy", share).predict(logits)
+    assert (answers == 1).sum() == refused
+
+
+def test_thresholds_vary_less_than_the_best_ones_and_do_better():
+    """Than those with the best expected accuracy on the same queries, on others."""
+    others, labels_of_others = simulated(1000, 20_000, 20_000)
+    best, even = [], []
+    for seed in range(40):
+        logits, labels = simulated(seed)
+        tries = SCORES["energy"](logits, 3)
+        reached = [value(0.2, Threshold(3, "energy", t).predict(logits), labels, 3) for t in tries]
+        best.append(tries[np.argmax(reached)])
+        even.append(chosen(logits, labels, "energy", 0.2).value)
+    best_reach, even_reach = (
+        np.mean([value(0.2, Threshold(3, "energy", t).predict(others), labels_of_others, 3) for t in of])
+        for of in (best, even)
+    )
+    assert np.std(even) < 0.7 * np.std(best)
+    assert even_reach > best_reach
+
+
+@pytest.mark.parametrize("score", ["energy", "margin"])
+def test_draws_are_fits_of_the_queries_drawn(score):
+    logits, labels = simulated(0)
+    fitted = calibration.fit(logits, labels, 3, [score], 0.2)
+    again = calibration.refit(logits, labels, fitted, [score], 0.2)
+    assert again == calibration.refit(logits, labels, fitted, [score], 0.2)
+    assert len(again) == calibration.RESAMPLES
+    spread = np.std([threshold.value for threshold in again])
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        sides = (labels == 3, labels != 3)
+        drawn = np.concatenate([rng.choice(np.flatnonzero(side), side.sum()) for side in sides])
+        counts = np.bincount(drawn, minlength=len(labels))[None].astype(float)
+        of_counts = chosen(logits / fitted.temperature, labels, score, 0.2, counts)
+        of_rows = chosen(logits[drawn] / fitted.temperature, labels[drawn], score, 0.2)
+        assert of_counts.value == pytest.approx(of_rows.value, abs=0.2 * spread)
+
+
+def test_the_interval_is_as_wide_as_other_validations_are_apart():
+    logits, labels = simulated(0)
+    fitted = calibration.fit(logits, labels, 3, ["energy"], 0.2)
+    spread = calibration.spread(fitted, calibration.refit(logits, labels, fitted, ["energy"], 0.2))
+    assert spread["same_score"] == 1 and spread["low"] < fitted.threshold.value < spread["high"]
+    others = []
+    for seed in range(1, 100):
+        logits, labels = simulated(seed)
+        others.append(chosen(logits / fitted.temperature, labels, "energy", 0.2).value)
+    width = np.ptp(np.percentile(others, [2.5, 97.5]))
+    assert spread["high"] - spread["low"] == pytest.approx(width, rel=0.3)
+
+
+def test_spread_by_hand():
+    fitted = Calibration(1.0, Threshold(1, "energy", 2.0))
+    again = [Threshold(1, "energy", v) for v in np.linspace(1, 3, 41)] + [Threshold(1, "margin", 0.1)] * 41
+    assert calibration.spread(fitted, again) == pytest.approx({"same_score": 0.5, "low": 1.05, "high": 2.95})
+    none = Calibration(1.0, None)
+    assert calibration.refit(np.eye(3), np.arange(3), none, ["energy"], 0.2) == []
+    assert calibration.spread(none, []) is None
+
+
+def test_the_score_with_the_least_loss_is_chosen():
+    kept = set()
     for seed in range(10):
         rng = np.random.default_rng(seed)
         labels = rng.integers(0, 4, 60)
         logits = rng.normal(0, 2, (60, 4)) + 2 * np.eye(4)[labels]
-        fitted = calibration.fit(logits, labels, 3, ["margin", "energy", "probability"], 0.5, fewest=1)
-        reached = value(0.5, fitted.predict(logits), labels, 3)
-        for score in SCORES:
-            alone = calibration.fit(logits, labels, 3, [score], 0.5, fewest=1)
-            assert alone.threshold.score == score
-            assert reached >= value(0.5, alone.predict(logits), labels, 3)
-        chosen.add(fitted.threshold.score)
-    assert len(chosen) > 1
+        fitted = calibration.fit(logits, labels, 3, list(SCORES), 0.5, fewest=1)
+        losses = {}
+        for score, of in SCORES.items():
+            tempered, outside = logits / fitted.temperature, labels == 3
+            right = tempered[:, :3].argmax(axis=1) == labels
+            gains = np.where(outside, 0.5 / outside.sum(), 0.5 * right / (~outside).sum())
+            losses[score] = calibration.even(of(tempered, 3), outside, gains, np.ones((1, 60)))[0][0]
+        assert losses[fitted.threshold.score] == min(losses.values())
+        assert fitted == calibration.fit(logits, labels, 3, [fitted.threshold.score], 0.5, fewest=1)
+        kept.add(fitted.threshold.score)
+    assert len(kept) > 1
 
 
 @pytest.mark.parametrize(("labels", "out_of_scope"), [([0, 1], None), ([0, 1], 2), ([2, 2], 2)])
@@ -148,20 +225,6 @@ def test_constant_scores_have_a_finite_threshold(value):
     for score in SCORES:
         found = calibration.fit(np.full((90, 3), value), labels, 2, [score], 0.5)
         assert np.isfinite([found.temperature, found.threshold.value]).all()
-
-
-@given(queries())
-def test_calibration_loses_no_accuracy(queries):
-    """On the queries it is fitted on, with the margin among the scores and their own share."""
-    logits, labels, out_of_scope = queries
-    share = given_share(None, labels, out_of_scope)
-    fitted = calibration.fit(logits, labels, out_of_scope, ["energy", "margin"], share, fewest=1)
-    tempered = logits / fitted.temperature
-    top = np.sort(tempered, axis=1)
-    if (top[:, -1] > top[:, -2]).all():  # where the argmax is not one of several
-        assert value(None, fitted.predict(logits), labels, out_of_scope) >= (
-            value(None, logits.argmax(axis=1), labels, out_of_scope) - 1e-12
-        )
 
 
 def test_a_higher_share_refuses_more():

@@ -14,9 +14,9 @@ TABLE = pd.DataFrame({"text": TEXTS}, index=[30, 10, 20, 5, 7, 9, 8])
 def test_logits_are_the_rows(models, name, batch_size, sizes):
     classifier = runtime.load(models / name)
     alone = [classifier.logits([text])[0] for text in TEXTS]
-    served, calls = classifier.logits, []
-    classifier.logits = lambda texts: calls.append(texts) or served(texts)
-    values = logits.compute(classifier, TABLE, batch_size, name)
+    served, calls = classifier.answers, []
+    classifier.answers = lambda texts: calls.append(texts) or served(texts)
+    (values,) = logits.compute(classifier, TABLE, batch_size, name)
     assert values.dtype == np.float32
     np.testing.assert_allclose(values, alone, atol=1e-5)
     assert [len(texts) for texts in calls] == sizes
