@@ -47,7 +47,7 @@ def project(tmp_path, monkeypatch):
 
 
 def test_a_comparison(project, intents, monkeypatch):
-    teacher.main()
+    teacher.main("teacher")
     compress.main("export", "teacher-ort")
     for name in VARIANTS["rows"]:
         evaluate.main(name)
