@@ -90,8 +90,9 @@ def make(peers: list[Peer], p: Params) -> None:
     teacher = model_folder.MODELS / "teacher"
     model_folder.label_names(teacher)
     config = json.loads((teacher / "config.json").read_bytes())
-    encoder = pretrained.locate(p.teacher)
+    encoder = pretrained.locate(p.teachers["teacher"])
     train = tables.read("train")
+    train = train.loc[train.index.repeat(train["weight"].round().clip(lower=1).astype(int))]
     task = Task(
         teacher=str(teacher.resolve()),
         pretrained=str(Path(encoder).resolve()) if Path(encoder).is_dir() else encoder,

@@ -18,7 +18,8 @@ class Task:
     """The fine-tuned model in the folder `teacher`, and the training split that it comes from.
 
     `pretrained` is the folder, or the hub's name, of its encoder before fine-tuning. `labels` are class
-    indices, one for each of `texts`. `vnni` says whether this CPU multiplies int8 without saturating.
+    indices, one for each of `texts`; what weighs more in training stands there more often. `vnni` says
+    whether this CPU multiplies int8 without saturating.
     """
 
     teacher: str

@@ -12,8 +12,10 @@ from clone import ROOT
 from conftest import save_as_hub, tiny_bert, word_tokenizer
 
 from stages import compress, evaluate, teacher
+from stages.core import settings
 from stages.data import tables
 from stages.measurement.quality import accuracy, calibration
+from stages.peers import comparison
 from stages.peers.workshop import Peer
 
 LABELS = tables.Labels(["transfer", "oos", "balance"], "oos")
@@ -27,7 +29,9 @@ SHAPE = {
     "vocab_size": 100, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3,
     "intermediate_size": 8,
 }  # fmt: skip
-SMALL = {"warmup": 1, "rounds": 1, "batch_sizes": [2], "reference": SHAPE}
+SMALL = {
+    "warmup": 1, "rounds": 1, "queries": 2, "reference_every": 2, "batch_sizes": [2], "reference": SHAPE,
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -82,6 +86,23 @@ def test_a_comparison(project, intents, monkeypatch):
     tables.write("data", dict.fromkeys(tables.SPLITS, table), LABELS)
     said = intents("peers", "--peer", "tfidf", "--model", "teacher-ort", fails=1)
     assert said == "error: evaluations/teacher is of other data than data/ has: run `dvc repro`\n"
+
+
+def test_ours_by_default(project):
+    """What is made without training, what headline.json names, models/best; as far as they are rows."""
+    kd = {"parent": "teacher", "alpha": 0.1, "temperature": 4.0}
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    names = [f"student-{i}" for i in range(4)]
+    values["variants"]["distill"] = dict.fromkeys(names, kd)
+    values["variants"]["rows"] |= dict.fromkeys(names[:3], "table")
+    Path("params.yaml").write_text(yaml.safe_dump(values))
+    assert comparison.ours(settings.load()) == ["teacher", "teacher-ort"]
+    Path("metrics/mine").mkdir(parents=True)
+    chosen = {"fast": "student-2", "tiny": None, "accurate": "student-3"}
+    Path("metrics/mine/headline.json").write_text(json.dumps({k: {"model": m} for k, m in chosen.items()}))
+    Path("models/best").mkdir(parents=True)
+    Path("models/best/recipe.json").write_text('{"parent": "student-0"}')
+    assert comparison.ours(settings.load()) == ["teacher", "teacher-ort", "student-2", "student-0"]
 
 
 def test_what_is_asked_for_and_missing(project, intents, monkeypatch):
