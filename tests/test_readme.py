@@ -31,7 +31,8 @@ def test_the_readme_is_one_screen():
 
 
 def test_the_readmes_rows_are_those_of_the_report():
-    results = pd.read_csv(CLINC150 / "tables" / "results.csv", index_col="model")
+    folder = CLINC150.with_name("clinc150-quick")
+    results = pd.read_csv(folder / "tables" / "results.csv", index_col="model")
     rows = re.findall(
         r"^\| \**([a-z0-9-]+)\** \| ([0-9.]+)% \| ([0-9.]+) \| ([0-9.]+) \| ×([0-9.]+) \|$", README, re.M
     )
@@ -41,7 +42,7 @@ def test_the_readmes_rows_are_those_of_the_report():
         accuracy, size, latency, speedup = (float(cell) for cell in cells)
         assert accuracy == pytest.approx(100 * row["accuracy_calibrated"], abs=0.051)
         assert size == pytest.approx(row["size_mb"], abs=0.051)
-        assert latency == pytest.approx(row["latency_p50_ms"], abs=0.0051)
+        assert latency == pytest.approx(row["latency_mean_ms"], abs=0.0051)
         assert speedup == pytest.approx(row["speedup_over_bert_base"], abs=0.51)
 
 

@@ -135,6 +135,7 @@ def calibration_curves(names: list[str], named: list[str], labels: np.ndarray, p
 
     Those that are not `named` are gray. `labels` are those of the test split, shape (queries,).
     """
+    from scipy.stats import rankdata
     from sklearn.metrics import roc_curve
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5))
@@ -160,7 +161,8 @@ def calibration_curves(names: list[str], named: list[str], labels: np.ndarray, p
             outside = labels == fitted.threshold.out_of_scope
             if not can_learn(outside):
                 continue
-            false_positives, recall, _ = roc_curve(outside, -scores)
+            # By rank, since the scores of early exits are infinite.
+            false_positives, recall, _ = roc_curve(outside, rankdata(-scores))
             label = name if name in named else "the other models"
             right.plot(100 * false_positives, 100 * recall, color=color, label=label, linewidth=1.2)
             refused = 100 * (scores < fitted.threshold.value)

@@ -187,7 +187,7 @@ def markdown(results: pd.DataFrame, machine: dict) -> str:
     early = results["exits"].dropna()
     if len(early):
         left = "; ".join(f"{name}: {exits}" for name, exits in early.items())
-        paragraphs.append(f"Of the test queries leave at early exits: {left}.")
+        paragraphs.append(f"Test queries that leave at early exits: {left}.")
     collapsed = [
         f"{name} ({100 * row['lost']:.1f} less than {row['ancestor']})"
         for name, row in results[results["lost"] > COLLAPSE].iterrows()

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from conftest import tiny_bert, tiny_distilbert
 
-from stages.checkpoints import encoder
+from stages.checkpoints import RULED_OUT, encoder
 from stages.checkpoints.families import FAMILIES
 from stages.core.atomic import write_json
 from stages.reporting import figures, results
@@ -44,6 +44,8 @@ def outputs(tmp_path, monkeypatch):
         threshold = None if name == "small" else Threshold(3, "margin", 0.2)
         write_json(folder / "calibration.json", asdict(Calibration(1.5, threshold)))
         logits = rng.normal(0, 1, (200, 4)) + 3 * np.eye(4)[LABELS]
+        if name == "smaller":
+            logits[:20, 3] = RULED_OUT  # by an early exit
         (tmp_path / "evaluations" / name).mkdir(parents=True)
         np.save(tmp_path / "evaluations" / name / "test.npy", logits.astype(np.float32))
     return tmp_path

@@ -253,7 +253,7 @@ def test_who_left_early(outputs):
     table = collect()
     words = "25.0% after the embeddings, 50.0% after layer 2"
     assert table["exits"].dropna().to_dict() == {"small": words}
-    assert f"Of the test queries leave at early exits: small: {words}." in results.markdown(table, MACHINE)
+    assert f"Test queries that leave at early exits: small: {words}." in results.markdown(table, MACHINE)
 
 
 def test_latency_markdown(outputs):
