@@ -77,7 +77,7 @@ def _cell(of: "pd.DataFrame", measure: str, seeds: int) -> str:
 @click.command
 @click.argument("folder", type=click.Path(path_type=Path))
 def command(folder: Path):
-    """Write the mean and spread of accuracies over seeds, and the headline.
+    """Write the accuracies over seeds, and the headline.
 
     FOLDER has a report for each seed, in seed-0, seed-1, … It gets seeds.csv, with a row for each model and
     measure, and seeds.md, the table that people read. If FOLDER is a report itself, it gets headline.json:

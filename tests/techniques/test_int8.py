@@ -137,5 +137,6 @@ def test_equals_onnx_runtime(models, per_channel, reduce_range):
         assert np.array_equal(zero_point.ravel(), ints[f"{name}_zero_point"].ravel())
         assert np.array_equal(quantize(values, scale, zero_point), q)
         compared[q.dtype] += 1
-    assert compared[np.dtype(np.int8)] == 2 * 6 + 2  # two blocks and the head
+    # Two blocks, of which the first has queries, keys and values in one, and the head.
+    assert compared[np.dtype(np.int8)] == 4 + 6 + 2
     assert compared[np.dtype(np.uint8)] >= 2  # words and positions
