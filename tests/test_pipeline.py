@@ -47,7 +47,14 @@ def test_results(clone):
     assert list(summary["bert-base-shape"]) == ["size_mb", "speedup"]
     assert all(value > 0 for value in summary.pop("bert-base-shape").values())
     for values in summary.values():
-        assert list(values) == ["accuracy_calibrated", "oos_recall_calibrated", "size_mb", "speedup"]
+        assert list(values) == [
+            "accuracy_calibrated",
+            "oos_recall_calibrated",
+            "threshold_accuracy_low",
+            "threshold_accuracy_high",
+            "size_mb",
+            "speedup",
+        ]
         assert all(0 <= value <= 1 for key, value in values.items() if key[:3] in ("acc", "oos"))
         assert values["speedup"] > 0
     assert summary["teacher"]["speedup"] == 1
