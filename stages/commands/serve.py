@@ -28,8 +28,8 @@ def command(model: Path, host: str, port: int, workers: int, queue: int, cache: 
 
     POST /predict answers {"text": ...} with {"label", "score"}, and {"texts": [...]} with {"predictions"}.
     GET /health says whether a worker is ready. GET /metrics is for Prometheus. GET / is a page to ask the
-    model on, and /docs describes the interface. SIGTERM or Ctrl-C ends the service once all that it accepted is
-    answered.
+    model on, and /docs describes the interface. SIGTERM or Ctrl-C ends the service once all that it accepted
+    is answered.
 
     \b
     intents serve --model calibrated/distilled-ort-int8 --port 8000

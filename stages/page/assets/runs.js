@@ -18,8 +18,8 @@ views.Runs = (view) => {
       y.scale = scale(y.domain, [area.top + area.height, area.top], log);
       const line = (name, attributes) => path(runs[name].epoch.map((epoch, i) => [x.scale(epoch), y.scale(runs[name][key][i])]), attributes);
       const taken = [];
-      const labels = shown.map((name) => {
-        const at = {x: x.scale(runs[name].epoch.at(-1)), y: y.scale(runs[name][key].at(-1)) - 8};
+      const ends = shown.map((name) => ({name, x: x.scale(runs[name].epoch.at(-1)), y: y.scale(runs[name][key].at(-1)) - 8}));
+      const labels = ends.sort((one, other) => one.y - other.y).map(({name, ...at}) => {
         const box = {x: Math.max(area.left, Math.min(at.x, area.left + area.width) - wide(name)), y: at.y - 12, width: wide(name), height: 16};
         while (taken.some((other) => overlap(box, other))) box.y += 4;
         taken.push(box);
