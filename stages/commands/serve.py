@@ -22,12 +22,14 @@ CORES = processes.cores()
     "--queue", type=click.IntRange(min=1), default=256, show_default=True, help="Texts that may wait."
 )
 @click.option("--cache", type=click.IntRange(min=0), default=0, show_default=True, help="Answers to keep.")
-def command(model: Path, host: str, port: int, workers: int, queue: int, cache: int):
+@click.option("--no-page", is_flag=True, help="Serve neither the page nor /docs.")
+def command(model: Path, host: str, port: int, workers: int, queue: int, cache: int, no_page: bool):
     """Serve a model over HTTP.
 
     POST /predict answers {"text": ...} with {"label", "score"}, and {"texts": [...]} with {"predictions"}.
-    GET /health says whether a worker is ready. GET /metrics is for Prometheus. SIGTERM or Ctrl-C ends the
-    service once all that it accepted is answered.
+    GET /health says whether a worker is ready. GET /metrics is for Prometheus. GET / is a page to ask the
+    model on, and /docs describes the interface. SIGTERM or Ctrl-C ends the service once all that it accepted
+    is answered.
 
     \b
     intents serve --model calibrated/distilled-ort-int8 --port 8000
@@ -38,10 +40,11 @@ def command(model: Path, host: str, port: int, workers: int, queue: int, cache: 
 
     import uvicorn
 
+    from stages.serving import page
     from stages.serving.service import ANSWER_SECONDS, BODY_SECONDS, Service
 
     uvicorn.run(
-        Service(model, workers, queue, cache).app(),
+        Service(model, workers, queue, cache).app([] if no_page else page.routes(model)),
         host=host,
         port=port,
         access_log=False,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from stages.runtime import Prediction
 from stages.serving.cache import ResponseCache
@@ -171,14 +172,16 @@ class Service:
     async def metrics(self, request: Request) -> Response:
         return Response(generate_latest(self.registry), media_type="text/plain; version=0.0.4")
 
-    def app(self) -> Starlette:
+    def app(self, pages: Sequence[BaseRoute] = ()) -> Starlette:
+        """The application, which answers on the routes of some `pages` too."""
+
         @asynccontextmanager
         async def lifespan(app):
             await self.workers.start()
             yield
             await self.workers.stop()
 
-        routes = [
+        routes: list[BaseRoute] = [
             Route(path + slash, endpoint, methods=[method])
             for path, endpoint, method in (
                 ("/predict", self.predict, "POST"),
@@ -187,6 +190,7 @@ class Service:
             )
             for slash in ("", "/")
         ]
+        routes += pages
         handlers: dict = {HTTPException: not_served, Exception: failed}
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
         app.router.redirect_slashes = False  # behind a proxy it would redirect to the address of this host
