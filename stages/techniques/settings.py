@@ -187,10 +187,10 @@ class StructuredPruning(MovementPruning):
 
 @technique("vocabulary")
 class VocabularyPruning(Technique):
-    """At least `vocab_size` WordPieces are kept, used or not.
+    """At least `vocab_size` pieces are kept, used or not.
 
-    A word with a dropped piece is split into other pieces; to `share`, the dropped piece is read as the
-    most similar one that stays. (A key called `size` would be left out of DVC's run-cache key.)
+    A word with a dropped piece is split into other pieces; to `share`, the dropped piece of a WordPiece is
+    read as the most similar one that stays. (A key called `size` would be left out of DVC's run-cache key.)
     """
 
     vocab_size: Annotated[int, Field(ge=0)]
