@@ -236,7 +236,7 @@ def exported(tmp_path_factory):
     """
     from stages.core import model_folder
     from stages.techniques import export
-    from stages.techniques.distill import from_teacher_layers
+    from stages.techniques.students import from_teacher_layers
     from stages.techniques.settings import Export
 
     root = tmp_path_factory.mktemp("exported")

@@ -34,7 +34,7 @@ from stages.core.model_folder import TOKENIZER
 from stages.data import domains, outliers, tables
 from stages.measurement import identity
 from stages.techniques import distill
-from stages.techniques.distill import from_teacher_layers
+from stages.techniques.students import from_teacher_layers
 from stages.techniques.settings import TECHNIQUES
 from stages.training import loop
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stages.checkpoints import encoder, torch_int8
 from stages.runtime import load
 from stages.techniques import dynamic_int8, export, masks, structured
-from stages.techniques.distill import from_teacher_layers
+from stages.techniques.students import from_teacher_layers
 from stages.techniques.settings import Export, MovementPruning
 from stages.training import loop
 

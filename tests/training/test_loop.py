@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback
 from stages.commands import study
 from stages.core import processes
 from stages.core.errors import UserError
-from stages.techniques.distill import from_teacher_layers
+from stages.techniques.students import from_teacher_layers
 from stages.techniques.settings import Training
 from stages.training import loop
 
