@@ -142,7 +142,9 @@ def matched(theirs: list[str], labels: list[str], given: list[str] | None) -> tu
         places = {alike(label): place for place, label in enumerate(theirs)}
         wanted = [alike(label) for label in labels]
         if len(places) == len(theirs) and len({*wanted}) == len(labels) and {*places} == {*wanted}:
-            return [places[label] for label in wanted], how if alike is str else f"{how} but for case and spaces"
+            return [
+                places[label] for label in wanted
+            ], how if alike is str else f"{how} but for case and spaces"
     return None, ""
 
 

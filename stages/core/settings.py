@@ -158,7 +158,6 @@ class Teacher(Pretrained, Training):
             )
         return self
 
-
     @model_validator(mode="after")
     def _folders_are_watched(self):
         if self.source == "hub" and Path(self.model).is_dir() and Path(self.path) != Path(self.model):

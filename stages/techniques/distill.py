@@ -10,8 +10,8 @@ from stages.checkpoints import encoder, pretrained
 from stages.core import model_folder
 from stages.core.errors import UserError
 from stages.data import tables
-from stages.techniques.settings import Distill
 from stages.techniques import students
+from stages.techniques.settings import Distill
 from stages.training import head, loop
 from stages.training.distillation import distil
 from stages.training.layerwise import Layerwise

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import ErnieConfig, ErnieForSequenceClassification, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, ErnieConfig, ErnieForSequenceClassification
 
 from stages.checkpoints import encoder, sparse_storage
 from stages.core.errors import UserError
@@ -45,7 +45,9 @@ def test_linears_are_those_of_the_blocks(bert):
 def test_blocks_of_another_kind():
     sizes = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32, "num_hidden_layers": 1}
     model = ErnieForSequenceClassification(ErnieConfig(vocab_size=60, **sizes))
-    with pytest.raises(UserError, match=r"^the encoder is a ernie: .* bert, distilbert, .*modernbert$") as error:
+    with pytest.raises(
+        UserError, match=r"^the encoder is a ernie: .* bert, distilbert, .*modernbert$"
+    ) as error:
         encoder.blocks(model)
     assert "\n" not in str(error.value)
 
