@@ -322,10 +322,10 @@ def prune(parent: Path, folder: Path, texts: Iterable[str], vocab_size: int = 0,
     place = {old: new for new, old in enumerate(rows)}
     after = weights[key] = before[rows]
     config |= {"vocab_size": len(rows), **{key: place.get(i) for key, i in named.items()}}
-    family = FAMILIES.get(config["model_type"])  # others may not count positions from 0
-    if family is not None and source["truncation"]:
-        key = f"{family.embeddings}.position_embeddings.weight"
-        weights[key] = weights[key][: source["truncation"]["max_length"]]
+    family = FAMILIES.get(config["model_type"])
+    key = f"{family.embeddings}.position_embeddings.weight" if family else ""
+    if family and key in weights and source["truncation"]:
+        weights[key] = weights[key][: family.first_position(config) + source["truncation"]["max_length"]]
         config["max_position_embeddings"] = len(weights[key])
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
