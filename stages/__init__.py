@@ -9,7 +9,7 @@
         distill      a smaller model taught by the teacher's logits
         prune        encoder weights set to zero
         structured   attention heads and feed-forward columns cut out
-        vocabulary   unused WordPieces removed
+        vocabulary   unused pieces of words removed
         factorize    embeddings as the product of two narrow matrices
         qat          trained with the rounding of int8
         exits        heads after early layers, where sure queries leave

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from stages.checkpoints import families
 from stages.core import model_folder, processes, settings
 from stages.core.errors import command
 from stages.techniques.settings import Distillation
@@ -15,12 +16,13 @@ from stages.techniques.settings import Distillation
 def main(stage: str, name: str):
     p = settings.load()
     variant = p.variants.models[name]
+    parent = model_folder.MODELS / variant.parent
+    families.check(json.loads((parent / "config.json").read_bytes())["model_type"], variant.needs, name)
     technique = import_module(f"stages.techniques.{stage}")
     if isinstance(variant, Distillation):
         from transformers import set_seed
 
         set_seed(variant.seed)
-    parent = model_folder.MODELS / variant.parent
     if not processes.is_main():  # its copy of the trained model is not kept
         with TemporaryDirectory() as scratch:
             folder = Path(scratch) / name

@@ -12,7 +12,7 @@ def main(name: str):
     teacher = p.teachers[name]
     from transformers import set_seed
 
-    from stages.checkpoints import encoder, pretrained
+    from stages.checkpoints import encoder, families, pretrained
     from stages.core import model_folder
     from stages.core.atomic import replacing
     from stages.data import tables
@@ -21,10 +21,18 @@ def main(name: str):
     set_seed(teacher.seed)
     source = pretrained.locate(teacher)
     trains = teacher.freeze_encoder or teacher.epochs > 0
-    model = pretrained.classifier(source, tables.read_labels().names, keep_head=not trains)
+    labels, trust = tables.read_labels().names, teacher.trust_remote_code
+    found = pretrained.found(source, labels, not trains, teacher.labels, trust)
+    model = found.model
+    print(f"{teacher.model}: {found}", flush=True)
+    families.check_plan(name, model.config.model_type, p)
     with replacing(model_folder.MODELS / name) as scratch:
         scratch.mkdir()
-        pretrained.save_tokenizer(source, scratch, pretrained.fitting(model, p.data.max_length))
+        pretrained.save_tokenizer(source, scratch, pretrained.fitting(model, p.data.max_length), trust)
+        if found.has_head:
+            validation = loop.encode(tables.read("validation"), scratch)
+            answers = loop.logits(model, validation, bar="validation").argmax(axis=1)
+            print(pretrained.account(answers, [row["labels"] for row in validation], labels), flush=True)
         train = loop.encode(tables.read("train"), scratch)
         history = []
         if trains:

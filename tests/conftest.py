@@ -236,8 +236,8 @@ def exported(tmp_path_factory):
     """
     from stages.core import model_folder
     from stages.techniques import export
-    from stages.techniques.distill import from_teacher_layers
     from stages.techniques.settings import Export
+    from stages.techniques.students import from_teacher_layers
 
     root = tmp_path_factory.mktemp("exported")
     for name, model in (("teacher", tiny_bert()), ("student", from_teacher_layers(tiny_bert(), [0, 2]))):

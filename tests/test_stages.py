@@ -34,8 +34,8 @@ from stages.core.model_folder import TOKENIZER
 from stages.data import domains, outliers, tables
 from stages.measurement import identity
 from stages.techniques import distill
-from stages.techniques.distill import from_teacher_layers
 from stages.techniques.settings import TECHNIQUES
+from stages.techniques.students import from_teacher_layers
 from stages.training import loop
 
 ROOT = Path(__file__).parents[1]

@@ -1,12 +1,12 @@
 """How a model folder's files are written and read; `read` is the one reader of a whole folder."""
 
 import json
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stages.checkpoints import families
 from stages.core.model_folder import label_names
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Checkpoint:
     @property
     def positions(self) -> float:
         """The most tokens that the model has positions for."""
-        return self.config.get("max_position_embeddings", math.inf)
+        return families.positions(self.config)
 
     @property
     def is_onnx(self) -> bool:

@@ -1,17 +1,23 @@
 """Torch classifiers as model folders, and the parts of their encoder that techniques work on."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, logging
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    logging,
+)
 
-from stages.checkpoints import exits
-from stages.checkpoints.families import FAMILIES
+from stages.checkpoints import exits, families
+from stages.checkpoints.families import Family
 from stages.checkpoints.sparse_storage import read_weights
-from stages.core.errors import UserError
 
 logging.disable_progress_bar()  # of files that are read and written within a second
 
@@ -20,8 +26,10 @@ logging.disable_progress_bar()  # of files that are read and written within a se
 class Block:
     """The linear layers of one transformer block.
 
-    Head h has rows h·d … (h + 1)·d of `query`, `key` and `value` and the same columns of `out`;
-    feed-forward column c is row c of `up` and column c of `down`.
+    Head h has rows h·d … (h + 1)·d of `query`, `key` and `value`, of the projections of relative `positions`,
+    and the same columns of `out`; feed-forward column c is row c of `up` and column c of `down`. Where one
+    layer gives queries, keys and values, it stands for all three, with the rows of the one below those of the
+    other; so does an `up` that gives gates too.
     """
 
     head_size: int
@@ -31,6 +39,8 @@ class Block:
     out: nn.Linear
     up: nn.Linear
     down: nn.Linear
+    attention: nn.Module
+    positions: tuple[nn.Linear, ...] = ()
 
     @property
     def heads(self) -> int:
@@ -40,25 +50,53 @@ class Block:
     def hidden(self) -> int:
         return self.down.in_features
 
+    def keep(self, heads: Iterable[int], columns: Iterable[int]) -> None:
+        """Reduce the block, in place, to these heads and feed-forward columns."""
+        kept = torch.tensor([*heads])
+        rows = torch.arange(self.out.in_features).view(self.heads, -1)[kept].flatten()
+        inner = torch.tensor([*columns])
+        for linear in {self.query, self.key, self.value, *self.positions}:
+            keep(linear, rows=_in_each(rows, self.out.in_features, linear.out_features))
+        keep(self.up, rows=_in_each(inner, self.hidden, self.up.out_features))
+        keep(self.out, columns=rows)
+        keep(self.down, columns=inner)
+        if hasattr(self.attention, "num_attention_heads"):  # by which DeBERTa divides them
+            self.attention.num_attention_heads = len(kept)
+
+
+def _in_each(rows: torch.Tensor, height: int, total: int) -> torch.Tensor:
+    """`rows` of each of the matrices of this `height` that lie below each other in `total` rows."""
+    return torch.cat([rows + start for start in range(0, total, height)])
+
+
+def family(model: PreTrainedModel) -> Family:
+    """The family of `model`; a UserError where it is of none."""
+    return families.of({"model_type": model.config.model_type})
+
 
 def blocks(model: PreTrainedModel) -> list[Block]:
-    """The encoder's blocks, first to last."""
-    kind = model.config.model_type
-    if kind not in FAMILIES:
-        raise UserError(f"the encoder is a {kind}: this works on {' and '.join(FAMILIES)}")
-    base = model.base_model
-    layers = base.transformer.layer if kind == "distilbert" else base.encoder.layer
+    """The encoder's blocks, first to last; layers that share their weights are one."""
+    names = family(model)
     size = model.config.hidden_size // model.config.num_attention_heads
-    return [Block(size, *(layer.get_submodule(name) for name in FAMILIES[kind].linears)) for layer in layers]
+    before, _, after = names.block.partition(".{}")
+    found = []
+    for number in range(len(model.base_model.get_submodule(before))):  # type: ignore[arg-type]
+        block = model.base_model.get_submodule(f"{before}.{number}{after}")
+        linears = [block.get_submodule(name) for name in names.linears]
+        attention = block.get_submodule(names.linears[0].rpartition(".")[0])
+        relative = (name for name in names.positions if hasattr(attention, name.rpartition(".")[2]))
+        positions = tuple(block.get_submodule(name) for name in relative)
+        found.append(Block(size, *linears, attention=attention, positions=positions))  # type: ignore[arg-type]
+    return found
 
 
 def linears(model: PreTrainedModel) -> dict[str, nn.Linear]:
     """The linear layers of the encoder's blocks; embeddings, pooler and head are not among them."""
-    embeddings = {id(module) for module in model.base_model.embeddings.modules()}
+    inside = family(model).block.partition(".{}")[0] + "."
     return {
         name: module
         for name, module in model.base_model.named_modules()
-        if isinstance(module, nn.Linear) and id(module) not in embeddings and "pooler" not in name
+        if isinstance(module, nn.Linear) and name.startswith(inside)
     }
 
 
@@ -88,7 +126,9 @@ def trained_weight(linear: nn.Linear) -> nn.Parameter:
 def keep(linear: nn.Linear, rows: torch.Tensor | None = None, columns: torch.Tensor | None = None) -> None:
     """Reduce `linear`, in place, to the outputs `rows` and the inputs `columns` (1-d indices)."""
     if rows is not None:
-        linear.weight.data, linear.bias.data = linear.weight.data[rows], linear.bias.data[rows]
+        linear.weight.data = linear.weight.data[rows]
+        if linear.bias is not None:
+            linear.bias.data = linear.bias.data[rows]
     if columns is not None:
         linear.weight.data = linear.weight.data[:, columns].contiguous()
     linear.out_features, linear.in_features = linear.weight.shape
@@ -124,23 +164,21 @@ def embedding_rank(model: PreTrainedModel) -> int | None:
 
 
 def build(folder: Path, **options) -> PreTrainedModel:
-    """The architecture of the model folder, its weights left at random, in evaluation mode.
+    """The architecture of the model folder, its weights left at random, in evaluation mode."""
+    return from_config(AutoConfig.from_pretrained(folder), **options)
 
-    `layer_shapes` in config.json, a [heads, feed-forward columns] for each block, is what
-    structured pruning has left of the configured ones; `embedding_rank` is that of factorised words; `exits`
-    is explained in stages.checkpoints.exits.
-    `options` go to transformers' from_config.
+
+def from_config(config: PretrainedConfig, **options) -> PreTrainedModel:
+    """The classifier with this config.json, its weights left at random, in evaluation mode.
+
+    `layer_shapes`, a [heads, feed-forward columns] for each block, is what structured pruning has left of the
+    configured ones; `embedding_rank` is that of factorised words; `exits` is explained in
+    stages.checkpoints.exits. `options` go to transformers' from_config.
     """
-    config = AutoConfig.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_config(config, **options)
     if getattr(config, "layer_shapes", None):
         for block, (heads, hidden) in zip(blocks(model), config.layer_shapes, strict=True):
-            rows, columns = torch.arange(heads * block.head_size), torch.arange(hidden)
-            for linear in (block.query, block.key, block.value):
-                keep(linear, rows=rows)
-            keep(block.out, columns=rows)
-            keep(block.up, rows=columns)
-            keep(block.down, columns=columns)
+            block.keep(range(heads), range(hidden))
     if rank := embedding_rank(model):
         factorise(model, rank)
     if getattr(config, "exits", None):

@@ -1,4 +1,4 @@
-"""Early exits: classifiers of earlier hidden states than the last, in a BERT or DistilBERT classifier.
+"""Early exits: classifiers of earlier hidden states than the last, in a classifier with BERT's blocks.
 
 DeeBERT (Xin et al., 2020, arXiv:2004.12993) and FastBERT (Liu et al., 2020, arXiv:2004.02178). `exits` in
 config.json has
@@ -19,9 +19,9 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from stages.checkpoints.families import FAMILIES
+from stages.checkpoints import families
 
-ACTIVATIONS = {"Tanh": nn.Tanh, "Relu": nn.ReLU}
+ACTIVATIONS = {"Tanh": nn.Tanh, "Relu": nn.ReLU, "Gelu": nn.GELU}
 
 
 class Exit(nn.Module):
@@ -33,7 +33,7 @@ class Exit(nn.Module):
         width: int = config.hidden_size  # type: ignore[assignment]
         labels: int = config.num_labels  # type: ignore[assignment]
         self.dense = nn.Linear(width, width)
-        self.activation = ACTIVATIONS[FAMILIES[config.model_type].activation]()
+        self.activation = ACTIVATIONS[families.of({"model_type": config.model_type}).activation]()
         self.classifier = nn.Linear(width, labels)
 
     def forward(self, states: tuple[torch.Tensor, ...], attention_mask: torch.Tensor) -> torch.Tensor:
@@ -69,7 +69,7 @@ def heads(outputs: SequenceClassifierOutput) -> list[torch.Tensor]:
 
 
 def attach(model: PreTrainedModel) -> None:
-    """Give `model`, a BERT or DistilBERT classifier, the exits that its config has, untrained."""
+    """Give `model`, a classifier with BERT's blocks, the exits that its config has, untrained."""
     kind = type(model)
     model.exits = nn.ModuleDict(
         {str(layer): Exit(model.config, layer) for layer in model.config.exits["layers"]}

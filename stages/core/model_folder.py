@@ -26,7 +26,11 @@ from stages.core.errors import UserError
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 MODELS = Path("models")
 CALIBRATED = Path("calibrated")
-INHERITED = ("sparsity", "scales_by_batch")  # measures of a parent that are its children's too
+INHERITED = (
+    "sparsity",
+    "scales_by_batch",
+    "embedding_mb_by_script",
+)  # measures of a parent that are its children's too
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, create_model, mode
 from pydantic.fields import FieldInfo
 from yaml import YAMLError
 
+from stages.core import watched  # noqa: F401, which conf/ needs
 from stages.core.errors import UserError
 from stages.core.section import Count, Fraction, Name, Positive, Score, Section, Seed, SplitFraction
 from stages.techniques.settings import TECHNIQUES, Distill, Technique, Training
@@ -137,8 +138,14 @@ class Pretrained(Section):
 
 
 class Teacher(Pretrained, Training):
-    """`epochs: 0` takes a model that is fine-tuned already, or fits a head to an encoder that is frozen."""
+    """`epochs: 0` takes a model that is fine-tuned already, or fits a head to an encoder that is frozen.
 
+    DVC watches `path`. `labels` name a model's LABEL_0, LABEL_1 and on.
+    """
+
+    path: str
+    labels: list[DataName] | None = None
+    trust_remote_code: bool = False
     freeze_embeddings: bool
     freeze_encoder: bool
     epochs: Annotated[int, Field(ge=0)]
@@ -149,6 +156,12 @@ class Teacher(Pretrained, Training):
             raise ValueError(
                 f"freeze_encoder leaves nothing to train in {self.epochs} epochs: set epochs to 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _folders_are_watched(self):
+        if self.source == "hub" and Path(self.model).is_dir() and Path(self.path) != Path(self.model):
+            raise ValueError(f"path is {self.path!r}: should be {self.model!r}, for DVC to watch that folder")
         return self
 
 
@@ -543,6 +556,7 @@ def _explain(error: ValidationError, place: str = "") -> str:
         if union in parts[:2]:
             at = parts.index(union) + 1
             del parts[at : at + 1]  # pydantic names the chosen class of a union there
+    parts = [part for part in parts if "constrained-" not in part]  # of a union that has no discriminator
     key = ".".join([place, *parts] if place else parts)
     if first["type"] == "missing":
         return f"{key} is missing"

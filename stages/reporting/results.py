@@ -1,5 +1,6 @@
 """The results of all variants in tables, and their renderings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -341,6 +342,19 @@ def sizes_markdown(results: pd.DataFrame) -> str:
     text = table_of(
         columns, rows, "MB of 2^20 bytes. *Weights* is the file of weights, the size that the book reports."
     )
+    cut = {str(name): recipe(str(name)).get("embedding_mb_by_script") for name in results.index}
+    vocabularies = {name: scripts for name, scripts in cut.items() if scripts}
+    if vocabularies:
+        scripts = [*dict.fromkeys(script for parts in vocabularies.values() for script in parts)]
+        rows = []
+        for name, parts in vocabularies.items():
+            whole = [sum(sizes) for sizes in zip(*parts.values(), strict=True)]
+            rows.append([name, *(_change(sizes) for sizes in (whole, *map(parts.get, scripts)))])
+        text += (
+            "\nThe embeddings of words before and after `vocabulary`, in fp32, in MB. The columns are the "
+            "scripts of the training texts; *other* has pieces in none of them.\n\n"
+        )
+        text += table_of(["model", "all", *scripts], rows)
     packed = {str(name): recipe(str(name)).get("bytes") for name in results.index}
     formats = {name: sizes for name, sizes in packed.items() if sizes}
     if formats:
@@ -354,6 +368,10 @@ def sizes_markdown(results: pd.DataFrame) -> str:
             [[name, *(f"{sizes[key] / 2**20:.2f}" for key in names)] for name, sizes in formats.items()],
         )
     return text
+
+
+def _change(sizes: Sequence[float] | None) -> str:
+    return "–" if sizes is None else "{:.2f} → {:.2f}".format(*sizes)
 
 
 def _bold(name, row: pd.Series) -> str:

@@ -10,8 +10,8 @@ from stages.checkpoints import encoder, pretrained
 from stages.core import model_folder
 from stages.core.errors import UserError
 from stages.data import tables
+from stages.techniques import students
 from stages.techniques.settings import Distill
-from stages.techniques.students import from_teacher_layers
 from stages.training import head, loop
 from stages.training.distillation import distil
 from stages.training.layerwise import Layerwise
@@ -42,7 +42,13 @@ def student(parent: Path, settings: Distill) -> PreTrainedModel:
         return with_a_head(parent)
     if settings.student.init == "hub":
         return pretrained.classifier(settings.student.model, model_folder.label_names(parent))
-    return from_teacher_layers(encoder.load(parent), settings.layers or settings.student.layers)  # type: ignore[arg-type]
+    teacher = encoder.load(parent)
+    return students.of_teacher(teacher, layers_of(teacher, settings), settings.student.architecture)
+
+
+def layers_of(teacher: PreTrainedModel, settings: Distill) -> list[int]:
+    """The layers of `teacher`, from 0, that the student is made of."""
+    return students.indices(settings.layers or settings.student.layers, teacher.config.num_hidden_layers)  # type: ignore[union-attr]
 
 
 def general_layers(parent: Path) -> list[int] | None:
@@ -63,15 +69,16 @@ def layerwise(parent: Path, settings: Distill) -> Layerwise:
     """The losses of the layers: the teacher is `parent`, or models/teacher if `general` made that."""
     layers = general_layers(parent)
     if layers is None:
-        return Layerwise(encoder.load(parent), settings.layers or settings.student.layers, settings)  # type: ignore[arg-type, union-attr]
-    teacher = model_folder.MODELS / "teacher"
+        teacher = encoder.load(parent)
+        return Layerwise(teacher, layers_of(teacher, settings), settings)
+    first = model_folder.MODELS / "teacher"
     ours, theirs = (
         json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) | {"truncation": None}
-        for folder in (parent, teacher)
+        for folder in (parent, first)
     )
     if ours != theirs:
         raise UserError(
-            f"{parent} and {teacher} read with different tokenizers, so hidden and relations cannot compare "
+            f"{parent} and {first} read with different tokenizers, so hidden and relations cannot compare "
             "them: make both of one encoder, or set hidden and relations to 0"
         )
-    return Layerwise(encoder.load(teacher), layers, settings)
+    return Layerwise(encoder.load(first), layers, settings)

@@ -12,7 +12,6 @@ from transformers import PreTrainedModel
 
 from stages.checkpoints import encoder
 from stages.checkpoints import exits as checkpoint
-from stages.checkpoints.families import FAMILIES
 from stages.core.errors import UserError
 from stages.data import tables
 from stages.measurement.enough import FEWEST
@@ -61,17 +60,17 @@ def attach(model: PreTrainedModel, layers: list[int], out_of_scope: int | None) 
 
     A UserError, if it is of another family, or has exits, or no such layers.
     """
-    count = len(encoder.blocks(model))
+    count = model.config.num_hidden_layers
     if layers[-1] >= count:
         raise UserError(
             f"exits: layers has {layers[-1]}, and the exits of {count} layers are after 0 to {count - 1}"
         )
     model.config.exits = {"layers": layers, "threshold": NEVER, "out_of_scope": out_of_scope}
     checkpoint.attach(model)
-    own = model.get_submodule(FAMILIES[model.config.model_type].pooler)
+    family = encoder.family(model)
     for head in model.get_submodule("exits").children():
-        head.dense.load_state_dict(own.state_dict())
-        head.classifier.load_state_dict(model.classifier.state_dict())
+        head.dense.load_state_dict(model.get_submodule(family.dense).state_dict())
+        head.classifier.load_state_dict(model.get_submodule(family.output).state_dict())
 
 
 @torch.inference_mode()
@@ -83,7 +82,8 @@ def tempered(
     The temperatures are folded into the heads' last layers. Returns the new logits of the exits, shape
     (exits, examples, labels), and of the last layer, (examples, labels). Of too few examples all are 1.
     """
-    classifiers = [*(head.classifier for head in model.get_submodule("exits").children()), model.classifier]
+    classifiers = [head.classifier for head in model.get_submodule("exits").children()]
+    classifiers.append(model.get_submodule(encoder.family(model).output))
     logits = loop.logits(model, examples, of=lambda outputs: torch.stack(checkpoint.heads(outputs), 1))
     logits = logits.swapaxes(0, 1)
     for values, classifier in zip(logits, classifiers, strict=True):

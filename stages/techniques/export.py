@@ -1,4 +1,4 @@
-"""ONNX export with dynamic shapes: written for BERT and DistilBERT, traced by torch for other encoders."""
+"""ONNX export with dynamic shapes: written for BERT's blocks, traced by torch for other encoders."""
 
 import json
 import logging
@@ -6,7 +6,7 @@ import shutil
 import warnings
 from pathlib import Path
 
-from stages.checkpoints.families import FAMILIES
+from stages.checkpoints import families
 from stages.checkpoints.sparse_storage import read_weights
 from stages.core.errors import UserError
 from stages.techniques import graph
@@ -20,8 +20,8 @@ def apply(parent: Path, folder: Path, settings: Export) -> dict:
     dynamic; output `logits`, float32 of shape (batch, labels), and `exit` of a model with early exits.
     """
     config = json.loads((parent / "config.json").read_text())
-    family = FAMILIES.get(config["model_type"])
-    if settings.method == "written" and family is not None and config[family.hidden_act] == "gelu":
+    family = families.FAMILIES.get(config["model_type"])
+    if settings.method == "written" and family and family.written and config[family.hidden_act] == "gelu":
         graph.write(read_weights(parent), config, family, folder / "model.onnx")
     elif config.get("exits"):
         raise UserError(f"{parent} has early exits, which only a written graph of a model with GELU keeps")

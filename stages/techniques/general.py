@@ -22,7 +22,8 @@ def apply(source: str, folder: Path, settings: General) -> dict:
     Returns its `history`. It is trained on the texts of the training split and on unlabelled ones.
     """
     teacher = pretrained.classifier(source, tables.read_labels().names)
-    student = students.from_teacher_layers(teacher, settings.layers).distilbert  # type: ignore[arg-type]
+    layers = students.indices(settings.layers, teacher.config.num_hidden_layers)
+    student = students.from_teacher_layers(teacher, layers).distilbert
     width, feed_forward = shape(teacher, settings)
     pretrained.save_tokenizer(source, folder, pretrained.fitting(teacher, settings.max_length))
     train = loop.encode(texts(), folder)

@@ -1,4 +1,4 @@
-"""A BERT or DistilBERT classifier written as an ONNX graph, from its weights, without torch."""
+"""A classifier with BERT's blocks written as an ONNX graph, from its weights, without torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,13 +90,22 @@ class Encoder:
     family: Family
     epsilon: float
     heads: list[int]
+    first_position: int
+    labels: int
     exits: dict | None
 
     @classmethod
     def of(cls, config: dict, family: Family) -> "Encoder":
         epsilon = family.epsilon if isinstance(family.epsilon, float) else config[family.epsilon]
         shapes = config.get("layer_shapes") or [[config[family.heads], None]] * config[family.layers]
-        return cls(family, epsilon, [heads for heads, _ in shapes], config.get("exits"))
+        return cls(
+            family,
+            epsilon,
+            [heads for heads, _ in shapes],
+            family.first_position(config),
+            len(config["id2label"]),
+            config.get("exits"),
+        )
 
 
 def write(weights: dict[str, np.ndarray], config: dict, family: Family, file: Path) -> None:
@@ -111,7 +120,7 @@ def write(weights: dict[str, np.ndarray], config: dict, family: Family, file: Pa
     g = Graph(weights)
     encoder = Encoder.of(config, family)
     mask = g.add("Cast", "attention_mask", to=TensorProto.INT32)
-    x = _embeddings(g, family, encoder.epsilon)
+    x = _embeddings(g, encoder)
     g.constant("first", np.array([0]))
     g.constant("axis", [1])
     _answers(g, encoder, x, mask, passed=0)
@@ -120,8 +129,7 @@ def write(weights: dict[str, np.ndarray], config: dict, family: Family, file: Pa
         helper.make_tensor_value_info(name, TensorProto.INT64, ("batch", "length"))
         for name in ("input_ids", "attention_mask")
     ]
-    labels = len(weights["classifier.bias"])
-    outputs = _outputs(["logits", "exit"] if encoder.exits else ["logits"], labels)
+    outputs = _outputs(["logits", "exit"] if encoder.exits else ["logits"], encoder.labels)
     graph = helper.make_graph(g.nodes, "classifier", ids, outputs, list(g.initializers.values()))
     domains = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
     model: ModelProto = helper.make_model(graph, opset_imports=domains, ir_version=IR)
@@ -143,8 +151,8 @@ def _answers(
     if at_exit:
         _exit(g, encoder, x, mask, passed, outputs)
     else:
-        pooled = g.dense(g.add("Squeeze", x, "axis"), encoder.family.pooler)
-        g.dense(g.add(encoder.family.activation, pooled), "classifier", outputs=outputs[:1])
+        pooled = g.dense(g.add("Squeeze", x, "axis"), encoder.family.dense)
+        g.dense(g.add(encoder.family.activation, pooled), encoder.family.output, outputs=outputs[:1])
 
 
 def _outputs(names: Sequence[str], labels: int) -> list:
@@ -156,7 +164,7 @@ def _outputs(names: Sequence[str], labels: int) -> list:
 def _block(g: Graph, encoder: Encoder, x: str, mask: str, number: int) -> str:
     """The hidden states after a layer; after the last one, those of the first token alone."""
     family, epsilon = encoder.family, encoder.epsilon
-    block = family.block.format(number)
+    block = f"{family.base}.{family.block.format(number)}"
     query, key, value, out, up, down = (f"{block}.{name}" for name in family.linears)
     bias = g.joined([query, key, value], "bias")
     attention: dict = {"num_heads": encoder.heads[number], "mask_filter_value": MASKED}
@@ -178,7 +186,7 @@ def _exit(g: Graph, encoder: Encoder, x: str, mask: str, passed: int, outputs: S
     The arithmetic is that of stages.runtime.exits.
     """
     exits = encoder.exits or {}
-    labels, out_of_scope = len(g.weights["classifier.bias"]), exits["out_of_scope"]
+    labels, out_of_scope = encoder.labels, exits["out_of_scope"]
     head = f"exits.{exits['layers'][passed]}"
     pooled = g.add(encoder.family.activation, g.dense(_mean(g, x, mask), f"{head}.dense"))
     logits = g.dense(pooled, f"{head}.classifier")
@@ -226,32 +234,40 @@ def _mean(g: Graph, x: str, mask: str) -> str:
     return g.add("Div", total, count)
 
 
-def _embeddings(g: Graph, family: Family, epsilon: float) -> str:
-    """Words, positions (from 0) and the token type 0 of a single text, normed.
+def _embeddings(g: Graph, encoder: Encoder) -> str:
+    """Words, positions and the token type 0 of a single text, normed, and projected to the blocks' width.
 
     In one operator, unless the words are factorised.
     """
-    word, position, types = (
-        f"{family.embeddings}.{kind}_embeddings.weight" for kind in ("word", "position", "token_type")
-    )
+    family, epsilon = encoder.family, encoder.epsilon
+    word, types = (f"{family.embeddings}.{kind}_embeddings.weight" for kind in ("word", "token_type"))
     norm = [g.parameter(f"{family.embeddings}.LayerNorm.{part}") for part in ("weight", "bias")]
     projection = f"{family.embeddings}.word_embeddings.projection"
     if f"{projection}.weight" in g.weights:
         words = g.product(g.add("Gather", g.parameter(word), "input_ids"), projection)
         length = g.add("Shape", "input_ids", start=1)
-        positions = g.add("Slice", g.parameter(position), g.constant("start", [0]), length)
+        positions = g.add("Slice", _positions(g, encoder), g.constant("start", [0]), length)
         first = [g.constant("token_type", g.weights[types][0])] if family.types else []
-        return g.add("SkipLayerNormalization", words, positions, *norm, *first, epsilon=epsilon)
-    ids = g.add("Cast", "input_ids", to=TensorProto.INT32)
-    segments = (g.add("Sub", ids, ids), g.parameter(types)) if family.types else ("", "")
-    return g.add(
-        "EmbedLayerNormalization",
-        ids,
-        segments[0],
-        g.parameter(word),
-        g.parameter(position),
-        segments[1],
-        *norm,
-        outputs=["embedded", "mask_index"],
-        epsilon=epsilon,
-    )
+        embedded = g.add("SkipLayerNormalization", words, positions, *norm, *first, epsilon=epsilon)
+    else:
+        ids = g.add("Cast", "input_ids", to=TensorProto.INT32)
+        segments = (g.add("Sub", ids, ids), g.parameter(types)) if family.types else ("", "")
+        embedded = g.add(
+            "EmbedLayerNormalization",
+            ids,
+            segments[0],
+            g.parameter(word),
+            _positions(g, encoder),
+            segments[1],
+            *norm,
+            outputs=["embedded", "mask_index"],
+            epsilon=epsilon,
+        )
+    wider = f"{family.base}.embeddings_project"
+    return g.dense(embedded, wider) if f"{wider}.weight" in g.weights else embedded
+
+
+def _positions(g: Graph, encoder: Encoder) -> str:
+    """The embeddings of positions, the first token's first."""
+    name = f"{encoder.family.embeddings}.position_embeddings.weight"
+    return g.constant(name, g.weights[name][encoder.first_position :])

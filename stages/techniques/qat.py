@@ -15,7 +15,6 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from stages.checkpoints import encoder
-from stages.checkpoints.families import FAMILIES
 from stages.techniques import int4, int8
 from stages.techniques.settings import QuantizationAwareTraining
 from stages.training.distillation import distil
@@ -89,7 +88,8 @@ def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool, embed
     move what is on the int8 grids.
     """
     first_alone: tuple[nn.Linear, ...] = ()  # as export writes the last block
-    if model.config.model_type in FAMILIES:
+    family = encoder.family(model)
+    if family.written:
         last = encoder.blocks(model)[-1]
         first_alone = (last.query, last.out, last.up, last.down)
     for module in model.modules():
@@ -110,9 +110,9 @@ def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool, embed
                 grid = int8.dequantize(int8.quantize(values, scale, zero), scale, zero)
             module.weight.data = torch.from_numpy(grid)
             module.weight.requires_grad_(False)
-    if embedding_bits == 8 and not encoder.embedding_rank(model):
+    if family.written and embedding_bits == 8 and not encoder.embedding_rank(model):
         for name in ("weight", "bias"):
-            parametrize.register_parametrization(embeddings.get_submodule("LayerNorm"), name, RoundedVector())
+            parametrize.register_parametrization(embeddings.get_submodule(family.norm), name, RoundedVector())
     forward = model.forward
 
     @functools.wraps(forward)

@@ -19,6 +19,11 @@ class Technique(Section):
 
     parent: Name
 
+    @property
+    def needs(self) -> list[str]:
+        """What the parent's family should allow: see stages.checkpoints.families."""
+        return []
+
     @classmethod
     def shared(cls) -> list[str]:
         """The names of the fields that a line may leave to its section."""
@@ -91,11 +96,17 @@ class General(LayerLosses, Training, Technique):
     seed: Seed = 0
 
 
+Architecture = Literal["own", "bert", "distilbert"]
+# Layers counted from 0, or so many of them by a rule.
+StudentLayers = Layers | Annotated[str, Field(pattern=r"^(first|last|spaced)-[1-9]\d*$")]
+
+
 class TeacherLayers(Section):
-    """A student made of these layers of its parent, counted from 0."""
+    """A student made of these layers of its parent, with the parent's architecture or another."""
 
     init: Literal["teacher-layers"]
-    layers: Layers
+    layers: StudentLayers
+    architecture: Architecture | None = None
     freeze_embeddings: bool
 
 
@@ -112,7 +123,11 @@ class Distill(LayerLosses, Distillation):
     """A line's own `layers` replace those of `student`. A parent made by `general` is itself the student."""
 
     student: Annotated[TeacherLayers | HubStudent, Field(discriminator="init")] = SHARED
-    layers: Layers | None = None
+    layers: StudentLayers | None = None
+
+    @property
+    def needs(self) -> list[str]:
+        return ["relations"] if self.relations else []
 
     @model_validator(mode="after")
     def _layers_are_the_teachers(self):
@@ -184,13 +199,17 @@ class StructuredPruning(MovementPruning):
     feed_forward: Sparsity
     fine_tuning: Training = SHARED
 
+    @property
+    def needs(self) -> list[str]:
+        return ["heads"] if self.heads else []
+
 
 @technique("vocabulary")
 class VocabularyPruning(Technique):
-    """At least `vocab_size` WordPieces are kept, used or not.
+    """At least `vocab_size` pieces are kept, used or not.
 
-    A word with a dropped piece is split into other pieces; to `share`, the dropped piece is read as the
-    most similar one that stays. (A key called `size` would be left out of DVC's run-cache key.)
+    A word with a dropped piece is split into other pieces; to `share`, the dropped piece of a WordPiece is
+    read as the most similar one that stays. (A key called `size` would be left out of DVC's run-cache key.)
     """
 
     vocab_size: Annotated[int, Field(ge=0)]
@@ -221,6 +240,10 @@ class QuantizationAwareTraining(Int8Weights, Distillation):
 
     embedding_bits: EmbeddingBits = 8
 
+    @property
+    def needs(self) -> list[str]:
+        return ["4-bit embeddings"] if self.embedding_bits == 4 else []
+
 
 @technique("exits")
 class Exits(Distillation):
@@ -237,6 +260,10 @@ class Exits(Distillation):
     max_error: Fraction = SHARED
     scores: Annotated[list[Score], Field(min_length=1)] = SHARED
     out_of_scope_share: Annotated[float, Field(gt=0, lt=1)] | None = SHARED
+
+    @property
+    def needs(self) -> list[str]:
+        return ["exits"]
 
     @model_validator(mode="after")
     def _layers_differ(self):
@@ -261,6 +288,10 @@ class DynamicInt8(Int8Weights, Technique):
 
     method: Literal["dynamic"]
     embedding_bits: EmbeddingBits = 8
+
+    @property
+    def needs(self) -> list[str]:
+        return ["4-bit embeddings"] if self.embedding_bits == 4 else []
 
 
 @technique("quantize")

@@ -105,11 +105,5 @@ def remove(model: PreTrainedModel, kept: Sequence[tuple[Sequence[int], Sequence[
     them again.
     """
     for block, (heads, columns) in zip(encoder.blocks(model), kept, strict=True):
-        size = block.head_size
-        rows = torch.tensor([row for head in heads for row in range(head * size, (head + 1) * size)])
-        for linear in (block.query, block.key, block.value):
-            encoder.keep(linear, rows=rows)
-        encoder.keep(block.out, columns=rows)
-        encoder.keep(block.up, rows=torch.tensor(columns))
-        encoder.keep(block.down, columns=torch.tensor(columns))
+        block.keep(heads, columns)
     model.config.layer_shapes = [[len(heads), len(columns)] for heads, columns in kept]

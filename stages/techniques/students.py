@@ -1,8 +1,9 @@
-"""Students made of a BERT: of some of its layers, and narrower than it."""
+"""Students made of a teacher: of some of its layers, and narrower than it."""
 
 import torch
 from torch import nn
 from transformers import (
+    BertConfig,
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
@@ -10,7 +11,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from stages.checkpoints import encoder
+from stages.checkpoints import encoder, families
 from stages.core.errors import UserError
 
 # BertLayer's modules under the names of DistilBERT's TransformerBlock.
@@ -26,33 +27,95 @@ BLOCK = {
 }
 
 
-def from_teacher_layers(
-    teacher: BertForSequenceClassification, layers: list[int]
-) -> DistilBertForSequenceClassification:
-    """A DistilBERT made of the teacher's embeddings, the given layers (from 0) and its head.
+def indices(layers: list[int] | str, count: int) -> list[int]:
+    """The layers, from 0, that `layers` names of `count`: themselves, or first-n, last-n or spaced-n.
 
-    DistilBERT's own initialisation (Sanh et al., 2019, arXiv:1910.01108, section 3), for any BERT.
-    DistilBERT has no token types: the row of type 0, which every token of a single text has, is
-    added to each position's. The pooler becomes `pre_classifier` (there the activation is ReLU
-    instead of tanh).
+    `spaced` takes the first, the last, and n - 2 between them, as DistilBERT does (Sanh et al., 2019).
     """
-    config = teacher.config
-    if config.model_type != "bert":
-        raise UserError(
-            f"teacher-layers makes a student of a BERT, and the teacher is a {config.model_type}: "
-            "choose student=distilbert, or another teacher"
-        )
-    if getattr(config, "layer_shapes", None) or encoder.embedding_rank(teacher):
-        raise UserError("teacher-layers makes a student of a whole BERT: prune the student, not its teacher")
-    if max(layers) >= config.num_hidden_layers:
+    if isinstance(layers, str):
+        rule, _, number = layers.partition("-")
+        n = int(number)
+        rules = {"first": range(n), "last": range(count - n, count)}
+        chosen = rules.get(rule, [round(i * (count - 1) / max(n - 1, 1)) for i in range(n)])
+        if n > count:
+            raise UserError(f"a student's layers are {layers}, and its teacher has {count}: correct `layers`")
+        return [*chosen]
+    if max(layers) >= count:
         raise UserError(
             f"a student's layers have {max(layers)}, "
-            f"and its teacher's layers are 0 to {config.num_hidden_layers - 1}: correct `layers`"
+            f"and its teacher's layers are 0 to {count - 1}: correct `layers`"
         )
+    return layers
+
+
+def of_teacher(
+    teacher: PreTrainedModel, layers: list[int], architecture: str | None = None
+) -> PreTrainedModel:
+    """A student made of the teacher's embeddings, the given layers (from 0) and its head.
+
+    Without an `architecture` it is a DistilBERT of a BERT, and of any other teacher of the teacher's own. A
+    UserError, before anything is computed, where the teacher's layers are not those of the architecture.
+    """
+    kind = teacher.config.model_type
+    architecture = families.becomes(kind, architecture)
+    if architecture == kind:
+        return of_own_architecture(teacher, layers)
+    if getattr(teacher.config, "layer_shapes", None) or encoder.embedding_rank(teacher):
+        raise UserError(
+            "teacher-layers makes a student of a whole BERT: prune the student, not its teacher, or set "
+            "distill.student.architecture to own"
+        )
+    return from_teacher_layers(teacher, layers) if architecture == "distilbert" else as_bert(teacher, layers)
+
+
+def of_own_architecture(teacher: PreTrainedModel, layers: list[int]) -> PreTrainedModel:
+    """A student of the teacher's own architecture with the given layers, embeddings and head.
+
+    Of all layers in order it is the teacher. Where layers share their weights, a student has the shared ones
+    and passes them less often.
+    """
+    family = encoder.family(teacher)
+    reason = family.refusal("layers from another than the first")
+    if layers[0] and reason:
+        raise UserError(f"a {teacher.config.model_type} gives no student of the layers {layers}: {reason}")
+    values = teacher.config.to_dict()
+    values[family.layers] = len(layers)
+    each = family.by_layer if family.shared_layers else (*family.by_layer, "layer_shapes")
+    values |= {key: [values[key][layer] for layer in layers] for key in each if values.get(key)}
+    student = encoder.from_config(type(teacher.config).from_dict(values))
+    weights = teacher.state_dict()
+    if not family.shared_layers:
+        before, _, after = f"{family.base}.{family.block}".partition("{}")
+        for number, layer in enumerate(layers):
+            source, target = f"{before}{layer}{after}.", f"{before}{number}{after}."
+            weights |= {
+                target + name.removeprefix(source): value
+                for name, value in teacher.state_dict().items()
+                if name.startswith(source)
+            }
+    student.load_state_dict({name: weights[name].clone() for name in student.state_dict()})
+    return student
+
+
+def from_teacher_layers(teacher: PreTrainedModel, layers: list[int]) -> DistilBertForSequenceClassification:
+    """A DistilBERT made of the teacher's embeddings, the given layers (from 0) and its head.
+
+    DistilBERT's own initialisation (Sanh et al., 2019, arXiv:1910.01108, section 3), for any BERT or RoBERTa.
+    DistilBERT has no token types: the row of type 0, which every token of a single text has, is
+    added to each position's. The layer before the logits becomes `pre_classifier` (there the activation is
+    ReLU instead of tanh).
+    """
+    config = teacher.config
+    family = encoder.family(teacher)
+    if "distilbert" not in family.becomes or config.model_type == "distilbert":
+        raise UserError(
+            f"a DistilBERT is not made of layers of a {config.model_type}, which compute otherwise"
+        )
+    positions = _positions(teacher)
     student = DistilBertForSequenceClassification(
         DistilBertConfig(
             vocab_size=config.vocab_size,
-            max_position_embeddings=config.max_position_embeddings,
+            max_position_embeddings=len(positions),
             n_layers=len(layers),
             n_heads=config.num_attention_heads,
             dim=config.hidden_size,
@@ -66,19 +129,44 @@ def from_teacher_layers(
             problem_type="single_label_classification",
         )
     )
-    theirs, ours = teacher.bert.embeddings, student.distilbert.embeddings
+    theirs, ours = teacher.base_model.embeddings, student.distilbert.embeddings
     ours.word_embeddings.weight.data = theirs.word_embeddings.weight.data.clone()
-    ours.position_embeddings.weight.data = (
-        theirs.position_embeddings.weight.data + theirs.token_type_embeddings.weight.data[0]
-    )
+    ours.position_embeddings.weight.data = positions + theirs.token_type_embeddings.weight.data[0]
     ours.LayerNorm.load_state_dict(theirs.LayerNorm.state_dict())
     for layer, block in zip(layers, student.distilbert.transformer.layer, strict=True):
         for source, target in BLOCK.items():
-            module = teacher.bert.encoder.layer[layer].get_submodule(source)
+            module = teacher.base_model.encoder.layer[layer].get_submodule(source)
             block.get_submodule(target).load_state_dict(module.state_dict())
-    student.pre_classifier.load_state_dict(teacher.bert.pooler.dense.state_dict())
-    student.classifier.load_state_dict(teacher.classifier.state_dict())
+    student.pre_classifier.load_state_dict(teacher.get_submodule(family.dense).state_dict())
+    student.classifier.load_state_dict(teacher.get_submodule(family.output).state_dict())
     return student
+
+
+def as_bert(teacher: PreTrainedModel, layers: list[int]) -> BertForSequenceClassification:
+    """A BERT with the teacher's embeddings, the given layers (from 0) and head: of all layers, its logits.
+
+    A RoBERTa is a BERT whose positions begin later, and whose head has the pooler's weights.
+    """
+    values = {key: value for key, value in teacher.config.to_dict().items() if key != "model_type"}
+    family, positions = encoder.family(teacher), _positions(teacher)
+    shape = {"num_hidden_layers": len(layers), "max_position_embeddings": len(positions)}
+    student = BertForSequenceClassification(BertConfig.from_dict(values | shape)).eval()
+    theirs, ours = teacher.base_model, student.bert
+    for name in ("word_embeddings", "token_type_embeddings", "LayerNorm"):
+        source = theirs.embeddings.get_submodule(name)
+        ours.embeddings.get_submodule(name).load_state_dict(source.state_dict())
+    ours.embeddings.position_embeddings.weight.data = positions
+    for layer, block in zip(layers, ours.encoder.layer, strict=True):
+        block.load_state_dict(theirs.encoder.layer[layer].state_dict())
+    ours.pooler.dense.load_state_dict(teacher.get_submodule(family.dense).state_dict())
+    student.classifier.load_state_dict(teacher.get_submodule(family.output).state_dict())
+    return student
+
+
+def _positions(teacher: PreTrainedModel) -> torch.Tensor:
+    """The embeddings of positions, shape (positions, width), from that of the first token on."""
+    first = encoder.family(teacher).first_position(teacher.config.to_dict())
+    return teacher.base_model.embeddings.position_embeddings.weight.data[first:].clone()
 
 
 @torch.no_grad()

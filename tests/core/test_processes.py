@@ -21,7 +21,7 @@ from pathlib import Path
 from stages.checkpoints import encoder
 from stages.core import processes
 from stages.training import distillation, loop
-from stages.techniques.distill import from_teacher_layers
+from stages.techniques.students import from_teacher_layers
 from stages.techniques.settings import Training
 
 hyper = Training(epochs=5, batch_size=40, learning_rate=1e-2, weight_decay=0.01, warmup=0.1, dropout=0.0)

@@ -307,6 +307,18 @@ def test_formats_of_a_packed_model(outputs):
     assert lines[-3:] == ["| model | dense | packed |", "|---|---:|---:|", "| smaller | 3.00 | 1.00 |"]
 
 
+def test_the_bytes_of_a_vocabulary_by_script(outputs):
+    scripts = {"cjk": [2.0, 0.25], "latin": [4.0, 3.0], "other": [0.5, 0.5]}
+    model_folder.write_recipe(
+        outputs / "calibrated" / "smaller", "exported", "quantize", {}, embedding_mb_by_script=scripts
+    )
+    assert results.sizes_markdown(collect()).splitlines()[-3:] == [
+        "| model | all | cjk | latin | other |",
+        "|---|---:|---:|---:|---:|",
+        "| smaller | 6.50 → 3.75 | 2.00 → 0.25 | 4.00 → 3.00 | 0.50 → 0.50 |",
+    ]
+
+
 def test_training_curves(outputs):
     curves = results.training_curves(ROWS)
     assert len(curves) == 9

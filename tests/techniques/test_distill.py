@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from stages.core.errors import UserError
-from stages.techniques.distill import from_teacher_layers
+from stages.techniques.students import from_teacher_layers, indices, of_teacher
 
 
 def test_all_layers_compute_what_the_teacher_computes(bert):
@@ -37,17 +37,27 @@ def test_the_teacher_is_left_alone(bert):
     assert all(torch.equal(before[name], tensor) for name, tensor in bert.state_dict().items())
 
 
-def test_layers_the_teacher_has_not(bert):
+def test_layers_the_teacher_has_not():
     with pytest.raises(UserError, match="layers have 3, and its teacher's layers are 0 to 2"):
-        from_teacher_layers(bert, [0, 3])
+        indices([0, 3], 3)
+    with pytest.raises(UserError, match="layers are last-4, and its teacher has 3"):
+        indices("last-4", 3)
 
 
-def test_a_teacher_that_is_no_bert(bert):
-    with pytest.raises(UserError, match="the teacher is a distilbert"):
-        from_teacher_layers(from_teacher_layers(bert, [0]), [0])
+def test_layers_by_a_rule():
+    assert [indices(rule, 12) for rule in ("first-2", "last-3")] == [[0, 1], [9, 10, 11]]
+    assert indices("spaced-6", 12) == [0, 2, 4, 7, 9, 11]  # DistilBERT's
+    assert [indices(f"spaced-{n}", 6) for n in (1, 2, 3)] == [[0], [0, 5], [0, 2, 5]]
+
+
+def test_a_teacher_whose_layers_compute_otherwise(bert):
+    distilbert = from_teacher_layers(bert, [0, 1])
+    with pytest.raises(UserError, match="a bert is not made of layers of a distilbert"):
+        of_teacher(distilbert, [0], "bert")
+    assert of_teacher(distilbert, [1]).config.n_layers == 1
 
 
 def test_a_teacher_with_heads_removed(bert):
     bert.config.layer_shapes = [[2, 32], [4, 16], [4, 32]]
     with pytest.raises(UserError, match="teacher-layers makes a student of a whole BERT"):
-        from_teacher_layers(bert, [0])
+        of_teacher(bert, [0])

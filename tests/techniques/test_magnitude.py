@@ -4,9 +4,9 @@ from conftest import check_that_it_resumes, small_trainer
 from transformers import TrainerCallback, TrainerState
 
 from stages.checkpoints import encoder
-from stages.techniques.distill import from_teacher_layers
 from stages.techniques.magnitude import Magnitude
 from stages.techniques.settings import MagnitudePruning
+from stages.techniques.students import from_teacher_layers
 from stages.training import loop
 from stages.training.schedules import scheduled
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.checkpoints import encoder
-from stages.techniques.distill import from_teacher_layers
 from stages.techniques.masks import attach, largest, zeros
+from stages.techniques.students import from_teacher_layers
 from stages.training.distillation import KeepZeros
 from stages.training.schedules import gradual
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from stages.checkpoints import encoder
 from stages.techniques import masks, movement
-from stages.techniques.distill import from_teacher_layers
 from stages.techniques.settings import MovementPruning
+from stages.techniques.students import from_teacher_layers
 from stages.training import loop
 from stages.training.distillation import DistillationTrainer, DistillationTrainingArguments
 

@@ -8,9 +8,9 @@ from torch import nn
 from stages.checkpoints import encoder
 from stages.runtime.onnx_session import OnnxSession
 from stages.techniques import dynamic_int8, export, int4, masks, qat
-from stages.techniques.distill import from_teacher_layers
 from stages.techniques.int8 import dequantize, quantize, scale_and_zero_point
 from stages.techniques.settings import Export
+from stages.techniques.students import from_teacher_layers
 from stages.training import loop
 from stages.training.distillation import KeepZeros
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from stages.checkpoints import encoder, torch_int8
 from stages.runtime import load
 from stages.techniques import dynamic_int8, export, masks, structured
-from stages.techniques.distill import from_teacher_layers
 from stages.techniques.settings import Export, MovementPruning
+from stages.techniques.students import from_teacher_layers
 from stages.training import loop
 
 QUERIES = ["send money to my car", "rent a car in w20", "my balance", "w33 w44 w55"]

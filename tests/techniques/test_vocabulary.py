@@ -1,8 +1,10 @@
+import functools
 import itertools
 import json
 from importlib import metadata
 from pathlib import Path
 
+import family_models
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from transformers import AutoTokenizer, DistilBertConfig
 
 from stages import runtime
 from stages.checkpoints import encoder
+from stages.checkpoints.pretrained import save_tokenizer
 from stages.core.errors import UserError
 from stages.techniques.vocabulary import indispensable, prune, pruned_tokenizer
 
@@ -176,10 +179,15 @@ def test_the_texts_give_the_same_pieces_and_logits(parent, tmp_path):
     assert weights["distilbert.embeddings.word_embeddings.weight"].shape == (rows, 16)
     assert weights["distilbert.embeddings.position_embeddings.weight"].shape == (16, 16)  # of 24
     assert read(tmp_path)["max_position_embeddings"] == 16
-    assert measured == {
-        "vocabulary": [30522, rows],
-        "embedding_mb": [30522 * 16 * 4 / 2**20, rows * 16 * 4 / 2**20],
-    }
+    assert measured["vocabulary"] == [30522, rows]
+    assert measured["embedding_mb"] == [30522 * 16 * 4 / 2**20, rows * 16 * 4 / 2**20]
+    scripts = measured["embedding_mb_by_script"]
+    assert [*scripts] == ["cjk", "latin", "other"]
+    np.testing.assert_allclose(np.sum([*scripts.values()], axis=0), measured["embedding_mb"])
+    assert scripts["latin"][0] > 20 * scripts["latin"][1] > scripts["cjk"][1] > 0
+    assert measured["tokenizer_mb"] == [
+        (folder / "tokenizer.json").stat().st_size / 2**20 for folder in (parent, tmp_path)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -326,9 +334,15 @@ def test_after_structured_pruning(tmp_path):
 
 def test_another_kind_of_tokenizer(tmp_path):
     words = json.loads(Tokenizer(models.WordLevel({"[UNK]": 0, "balance": 1}, unk_token="[UNK]")).to_str())
-    with pytest.raises(UserError, match="the tokenizer is a WordLevel, and vocabulary pruning works on Word"):
+    with pytest.raises(UserError, match="is a WordLevel, and vocabulary pruning works on WordPiece, B"):
         prune(tiny(tmp_path / "parent", words), tmp_path / "pruned", ["balance"])
     assert not (tmp_path / "pruned").exists()
+
+
+def test_a_bpe_that_marks_the_ends_of_words():
+    marked = json.loads(Tokenizer(models.BPE({"a</w>": 0}, [], end_of_word_suffix="</w>")).to_str())
+    with pytest.raises(UserError, match="a BPE that marks where words go on or end"):
+        pruned_tokenizer(marked, set())
 
 
 def test_an_exported_parent(tmp_path):
@@ -361,3 +375,126 @@ def test_factorised_words(tmp_path, share):
         own = new["distilbert.embeddings.word_embeddings.weight"] @ words.projection.weight.detach().T
         cosines = torch.cosine_similarity(whole[vocabulary["mortgage"]], own[sorted(rows)])
         assert ids["mortgage"] == sorted(rows)[int(cosines.argmax())]
+
+
+KINDS = ("roberta", "modernbert", "xlm-roberta", "albert")
+
+
+@functools.cache
+def before_and_after(family: str) -> tuple[Tokenizer, Tokenizer]:
+    old = family_models.tokenizer(family, 700)
+    old.encode_special_tokens = True
+    used = {piece for tokens in pieces(old, TEXTS) for piece in tokens}
+    new = Tokenizer.from_str(json.dumps(pruned_tokenizer(json.loads(old.to_str()), used)[0]))
+    new.encode_special_tokens = True
+    return old, new
+
+
+def unknown_places(tokenizer: Tokenizer, text: str) -> list[tuple[int, int]]:
+    names = [tokenizer.token_to_id(name) for name in ("<unk>", "[UNK]")]
+    encoding = tokenizer.encode(text)
+    return [span for span, i in zip(encoding.offsets, encoding.ids, strict=True) if i in names]
+
+
+SENTENCES = st.lists(st.sampled_from(family_models.corpus()), min_size=1, max_size=3).map(" ".join)
+SPELLED = st.sampled_from(["<s>", "<pad>", "[CLS]", "<mask>", "</s>x"])  # special tokens that were typed
+
+
+@pytest.mark.parametrize("family", KINDS)
+@settings(max_examples=100, deadline=None)
+@given(text=st.one_of(ANYTHING, SENTENCES, SPELLED, st.lists(st.sampled_from(TEXTS)).map("".join)))
+def test_no_string_is_lost_to_any_kind(family, text):
+    """No new unknown; decoded as before; the same pieces, where all are kept."""
+    old, new = before_and_after(family)
+    assert unknown_places(new, text) == unknown_places(old, text)
+    before, after = old.encode(text), new.encode(text)
+    assert new.decode(after.ids) == old.decode(before.ids)
+    if all(new.token_to_id(old.id_to_token(i)) is not None for i in before.ids):
+        assert [new.id_to_token(i) for i in after.ids] == [old.id_to_token(i) for i in before.ids]
+
+
+@pytest.mark.parametrize("family", KINDS)
+def test_each_kind_is_smaller_by_what_is_unused(family):
+    old, new = before_and_after(family)
+    assert new.get_vocab_size() < old.get_vocab_size() * 0.75
+    assert pieces(new, TEXTS) == pieces(old, TEXTS)
+    assert sorted(new.get_vocab().values()) == list(range(new.get_vocab_size()))
+    assert len(new.encode("mortgages overdrawn").ids) > len(old.encode("mortgages overdrawn").ids)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_bpe_keeps_the_steps_to_its_pieces(data):
+    """Of any vocabulary: with merges that make one piece in two ways, or that no text is merged by."""
+    alphabet = ["a", "b", "c"]
+    vocabulary, merges = [*alphabet], []
+    for _ in range(data.draw(st.integers(1, 12))):
+        pair = tuple(data.draw(st.sampled_from(vocabulary)) for _ in range(2))
+        if pair not in merges and len("".join(pair)) < 7:
+            merges.append(pair)
+            vocabulary += [] if "".join(pair) in vocabulary else ["".join(pair)]
+    old = Tokenizer(models.BPE({piece: i for i, piece in enumerate(vocabulary)}, merges))
+    used = data.draw(st.sets(st.sampled_from(vocabulary)))
+    reduced, rows = pruned_tokenizer(json.loads(old.to_str()), used, vocab_size=data.draw(st.integers(0, 9)))
+    kept = set(reduced["model"]["vocab"])
+    assert len(rows) == len(kept) and {*alphabet, *used} <= kept
+    new = Tokenizer.from_str(json.dumps(reduced))
+    for before, after in zip(pieces(old, SHORT[::9]), pieces(new, SHORT[::9]), strict=True):
+        assert "".join(after) == "".join(before)
+        assert after == before or not set(before) <= kept
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_unigram_takes_the_likeliest_of_what_is_kept(data):
+    """Of any vocabulary that has its characters, and d, which none has; scores are often equal."""
+    more = data.draw(st.sets(st.text(alphabet="abc", min_size=2, max_size=4), max_size=12))
+    names = data.draw(st.permutations([*"abc", *sorted(more)]))
+    scores = st.sampled_from([-1.0, -2.0, -3.0, -5.5, -9.0])
+    vocabulary = [("<unk>", 0.0), *((piece, data.draw(scores)) for piece in names)]
+    old = Tokenizer(models.Unigram(vocabulary, 0))
+    used = data.draw(st.sets(st.sampled_from(names)))
+    reduced, _ = pruned_tokenizer(json.loads(old.to_str()), used)
+    kept = {piece for piece, _ in reduced["model"]["vocab"]}
+    assert {*"abc", "<unk>", *used} <= kept
+    texts = [*SHORT[::17], *(text.replace("b", "d") for text in SHORT[::37])]
+    new = Tokenizer.from_str(json.dumps(reduced))
+    for text, before, after in zip(texts, pieces(old, texts), pieces(new, texts), strict=True):
+        assert unknown_places(new, text) == unknown_places(old, text)
+        assert after == before or not set(before) <= kept | {"d" * n for n in range(1, 7)}
+
+
+def test_a_unigram_keeps_what_holds_a_character_without_a_piece():
+    """`y` is in `xy` alone; the unknown's score hangs on the lowest one."""
+    vocabulary = [("<s>", 0.0), ("<unk>", 0.0), ("a", -1.0), ("x", -2.0), ("aa", -9.0), ("xy", -3.0)]
+    old = Tokenizer(models.Unigram([*vocabulary, ("xa", -4.0)], 1))
+    reduced, rows = pruned_tokenizer(json.loads(old.to_str()), set())
+    assert reduced["model"]["vocab"] == [*map(list, vocabulary)]  # those of "<s>" have none either
+    assert (reduced["model"]["unk_id"], rows) == (1, [*range(6)])
+
+
+def test_bytes_stand_for_characters_without_a_piece():
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+    vocabulary = {piece: i for i, piece in enumerate([*fallback, "a", "b", "ab", "aba"])}
+    old = Tokenizer(models.BPE(vocabulary, [("a", "b"), ("ab", "a")], byte_fallback=True))
+    reduced, _ = pruned_tokenizer(json.loads(old.to_str()), {"ab"})
+    assert reduced["model"]["vocab"].keys() == vocabulary.keys() - {"aba"}
+    assert pieces(Tokenizer.from_str(json.dumps(reduced)), ["abaé"]) == [["ab", "a", "<0xC3>", "<0xA9>"]]
+
+
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "mpnet", "albert", "deberta-v3", "modernbert"])
+def test_a_model_of_each_kind(family, tmp_path):
+    """Its logits on the texts stay, and transformers reads its tokenizer as we do."""
+    parent = family_models.save(family, tmp_path / "parent", vocab_size=700)
+    save_tokenizer(str(parent), parent, 24)
+    measured = prune(parent, tmp_path / "pruned", TEXTS)
+    before, after = runtime.load(parent), runtime.load(tmp_path / "pruned")
+    assert pieces(after.tokenizer, TEXTS) == pieces(before.tokenizer, TEXTS)
+    expected = before.logits(TEXTS)
+    assert expected.std(axis=0).min() > 0.01
+    np.testing.assert_allclose(after.logits(TEXTS), expected, atol=1e-5)
+    assert after.logits(["mortgages, overdrawn " * 20, "ok"]).shape == (2, 3)
+    assert measured["vocabulary"][1] < measured["vocabulary"][0] * 0.75
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "pruned")
+    for text in [*TEXTS, "mortgages overdrawn"]:
+        assert theirs(text).input_ids == after.tokenizer.encode(text).ids

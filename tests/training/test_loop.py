@@ -12,8 +12,8 @@ from transformers import Trainer, TrainerCallback
 from stages.commands import study
 from stages.core import processes
 from stages.core.errors import UserError
-from stages.techniques.distill import from_teacher_layers
 from stages.techniques.settings import Training
+from stages.techniques.students import from_teacher_layers
 from stages.training import loop
 
 HYPER = Training(epochs=3, batch_size=8, learning_rate=1e-3, weight_decay=0.01, warmup=0.1, dropout=0.0)
