@@ -113,7 +113,7 @@ def test_it_serves(bundled, blocked, monkeypatch):
     """The service and its workers run the bundle's own code, as the working directory comes first."""
     expected = runtime.load("models/student-ort").predict(["my balance"])[0].label
     monkeypatch.chdir(bundled)
-    with soak.service(Path("model"), "--workers", "1") as port:
+    with soak.service(Path("model"), "--processes", "1") as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         connection.request("POST", "/predict", b'{"text": "my balance"}')
         answer = json.loads(connection.getresponse().read())
