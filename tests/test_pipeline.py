@@ -74,7 +74,7 @@ def test_results(clone):
     assert (counts["batch of 4"] == 2).all()
     report = clone.path / "metrics" / "smoke"
     pictures = list((report / "pictures").iterdir())
-    assert len(pictures) == 9
+    assert len(pictures) == 10
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
     sections = (report / "README.md").read_text().split("\n## ")
     assert sum(all(name in section for name in rows) for section in sections) >= 5

@@ -12,6 +12,7 @@ from stages.core.errors import UserError, escape_output, reader_left
 COMMANDS = (
     "predict",
     "results",
+    "explore",
     "serve",
     "bundle",
     "publish",

@@ -33,6 +33,7 @@ REQUIRED = (
     "prometheus-client",
     "safetensors",
     "starlette",
+    "swagger-ui-bundle",
     "tokenizers",
     "uvicorn",
     "uvloop",
@@ -40,12 +41,13 @@ REQUIRED = (
 
 
 def modules() -> list[Path]:
-    """The files of this package that the service needs for an ONNX model."""
+    """The files of this package that the service needs for an ONNX model, its page too."""
     finder = ModuleFinder([str(ROOT)], excludes=TORCH)
     for script in SCRIPTS:
         finder.run_script(str(script))
     files = [vars(module)["__file__"] for module in finder.modules.values()]
-    return sorted({*SCRIPTS, *(Path(file) for file in files if file)})
+    pages = (ROOT / "stages" / "serving").glob("*.html")
+    return sorted({*SCRIPTS, *pages, *(Path(file) for file in files if file)})
 
 
 def planned_cores(model: Path) -> int | None:

@@ -115,16 +115,17 @@ def _right(folder: Path, base: str | None, models: list[str]) -> Right:
     return right
 
 
-def collect(folder: Path, base: str, gate: Gate) -> pd.DataFrame:
-    """A row for each model and measure: `before`, `after` and `verdict`.
+def collect(folder: Path, base: str, gate: Gate, head: str | None = None) -> pd.DataFrame:
+    """A row for each model and measure: `before`, in the commit `base`, `after` and `verdict`.
 
+    After is in the commit `head`, or in the workspace.
     Accuracies differ by McNemar's exact test on the same test queries, at a false discovery rate of 5% over
     them all. Speed-ups differ if their 95% intervals do not meet and they are further apart than two runs of
     one benchmark may be. Sizes differ by a thousandth. Verdicts are "better", "worse", "unchanged",
     "within noise", "new", "gone", "other queries", or, without answers or intervals, "not tested". A
     UserError names a file that is damaged, and whose.
     """
-    (before, right_before), (after, right_after) = _side(folder, base), _side(folder, None)
+    (before, right_before), (after, right_after) = _side(folder, base), _side(folder, head)
     rows: list[dict] = []
     tested: list[tuple[dict, Difference]] = []
     for model in dict.fromkeys([*before.index, *after.index]):
@@ -144,7 +145,7 @@ def collect(folder: Path, base: str, gate: Gate) -> pd.DataFrame:
                 (queries, was), (same, now) = right_before[key], right_after[key]
                 if queries == same:
                     if len(was) != len(now):
-                        raise evidence.damaged(_name(folder / RIGHT, None), "is not as long as in the base")
+                        raise evidence.damaged(_name(folder / RIGHT, head), "is not as long as in the base")
                     row["verdict"] = SAME if np.array_equal(was, now) else NOISE
                     tested.append((row, mcnemar(now, was)))
                 else:

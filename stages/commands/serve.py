@@ -69,12 +69,16 @@ def limit(name: str, kind: click.ParamType, field: str, text: str):
     "hung_seconds",
     "A process that gives no sign of life for so many seconds is replaced.",
 )
-def command(model: Path, host: str, port: int, processes: int, workers: int, cache: int, **limits):
+@click.option("--no-page", is_flag=True, help="Serve neither the page nor /docs.")
+def command(
+    model: Path, host: str, port: int, processes: int, workers: int, cache: int, no_page: bool, **limits
+):
     """Serve a model over HTTP.
 
     POST /predict answers {"text": ...} with {"label", "score"}, and {"texts": [...]} with {"predictions"}.
-    GET /health says which processes are ready. GET /metrics is for Prometheus. SIGTERM or Ctrl-C ends the
-    service once all that it accepted is answered, and a second one at once.
+    GET /health says which processes are ready. GET /metrics is for Prometheus. GET / is a page to ask the
+    model on, and /docs describes the interface. SIGTERM or Ctrl-C ends the service once all that it accepted
+    is answered, and a second one at once.
 
     \b
     intents serve --model calibrated/distilled-ort-int8 --port 8000
@@ -86,4 +90,4 @@ def command(model: Path, host: str, port: int, processes: int, workers: int, cac
 
     from stages.serving.processes import serve
 
-    serve(Options(model, workers, cache, Limits(**limits)), host, port, processes)
+    serve(Options(model, workers, cache, not no_page, Limits(**limits)), host, port, processes)

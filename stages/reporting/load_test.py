@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -14,7 +15,7 @@ from stages.core.settings import LoadTest
 from stages.measurement import identity
 from stages.measurement.enough import FEWEST
 from stages.reporting import evidence
-from stages.reporting.figures import save
+from stages.reporting.figures import COLORS, NARROW, name_ends, save
 from stages.reporting.markdown import percent, table_of
 from stages.reporting.results import cpu
 
@@ -222,45 +223,53 @@ def noise(loads: pd.DataFrame, params: LoadTest, machine: dict) -> list[str]:
 
 
 def picture(measured: Measured, params: LoadTest, path: Path) -> None:
-    """Throughput step by step, and how latency rises with load, dashed over HTTP."""
+    """Above, throughput step by step; below, how latency rises with load, dotted over HTTP."""
     plan = measured.plan
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
-    colors = {name: f"C{i}" for i, name in enumerate(plan.index)}
+    figure, (above, below) = plt.subplots(2, 1, figsize=(NARROW, 8))
+    figure.subplots_adjust(hspace=0.35)
+    colors = {str(name): COLORS[i % len(COLORS)] for i, name in enumerate(plan.index)}
     rates = plan["requests_per_second"]
-    left.barh(range(len(plan)), rates, color=list(colors.values()))
+    above.barh(range(len(plan)), rates, color="0.6")
     for i, (_, row) in enumerate(plan.iterrows()):
         label = f"{row['requests_per_second']:,.0f}"
         label += "" if pd.isna(row["gain"]) else f" (×{row['gain']:.1f})"
         label += "" if pd.isna(row["per_core"]) else f", {row['cores']:,.0f} cores"
-        left.text(row["requests_per_second"] * 1.08, i, label, va="center", fontsize=9)
-    left.set_yticks(range(len(plan)), list(plan.index))
-    left.invert_yaxis()
-    left.set_xscale("log")
-    left.set_xlim(rates.min() / 2, rates.max() * 40)
-    left.set_xlabel("requests a second, all workers (log scale)")
-    left.set_title(
-        f"Throughput, gain over the step before,\nand cores for {params.requests_a_day / 1e6:,.0f} million "
-        "requests a day",
-        fontsize=10,
+        above.text(row["requests_per_second"] * 1.08, i, label, va="center")
+    above.set_yticks(range(len(plan)), list(plan.index))
+    above.invert_yaxis()
+    above.set_xscale("log")
+    above.set_xlim(rates.min() / 2, rates.max() * 12)
+    above.set_xlabel("requests a second, all workers (log scale)")
+    above.set_title(
+        "Throughput, gain over the step before, and cores for\n"
+        f"{params.requests_a_day / 1e6:,.0f} million requests a day",
     )
+    ends = []
+    markers = dict(zip(plan.index, cycle("os^Dv"), strict=False))
     for loads, line, over in ((measured.loads, "-", ""), (measured.http_loads, ":", ", HTTP")):
         for name, rows in loads.groupby("scenario", sort=False):
             known = rows[rows["p99_ms"].notna()]
-            right.plot(known["offered"], known["p99_ms"], f"o{line}", color=colors[str(name)],
-                       label=f"{name}{over}")  # fmt: skip
-    right.axhline(params.p99_ms, color="black", linestyle="--", linewidth=1)
-    right.annotate(f"limit, {params.p99_ms:g} ms", (0.01, params.p99_ms), (0, 3), va="bottom", ha="left",
-                   xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9)  # fmt: skip
+            style = {"marker": markers[name], "color": colors[str(name)], "linestyle": line}
+            below.plot(known["offered"], known["p99_ms"], **style)
+            ends += [
+                (x, y, f"{name}{over}", style["color"])
+                for x, y in known[["offered", "p99_ms"]].tail(1).to_numpy()
+            ]
+    below.axhline(params.p99_ms, color="black", linestyle="--", linewidth=1)
     any_known = pd.concat([measured.loads, measured.http_loads])["p99_ms"].notna().any()
-    right.set(xscale="log" if any_known else "linear", yscale="log")
-    right.set_xlabel("requests a second a core (log scale)")
-    right.set_ylabel("99th percentile of latency, ms (log scale)")
-    right.set_title("Latency under load, requests arriving at random", fontsize=10)
-    right.grid(alpha=0.3)
-    right.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    for axes in (left, right):
+    below.set(xscale="log" if any_known else "linear", yscale="log")
+    below.set_xlabel("requests a second a core (log scale)")
+    below.set_ylabel("99th percentile of latency, ms (log scale)")
+    below.set_title("Latency under load, requests arriving at random")
+    below.grid(alpha=0.3)
+    for axes, subs in ((above, (1,)), (below, (1, 2, 5))):
+        if axes.get_xscale() == "log":
+            axes.xaxis.set_major_locator(LogLocator(subs=subs))
         axes.xaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    right.yaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_minor_formatter("")
+        axes.xaxis.set_minor_formatter("")
+    below.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    below.yaxis.set_major_formatter("{x:g}")
+    below.yaxis.set_minor_formatter("")
+    ends.append((below.get_xlim()[1], params.p99_ms, f"limit, {params.p99_ms:g} ms", "black"))
+    name_ends(below, ends)
     save(figure, path)

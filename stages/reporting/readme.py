@@ -6,9 +6,10 @@ from stages.reporting import outliers
 PICTURES = {
     "Results": {
         "accuracy_latency": "Calibrated test accuracy against the mean latency of a test query. Area: size. "
-        "The line joins the models that no other beats on both."
+        "The line joins the models that no other beats on both.",
+        "steps": "What each step did, from BERT-base's shape to the model to deploy.",
     },
-    "Calibration": {"calibration": "Left: reliability. Right: out-of-scope queries by threshold."},
+    "Calibration": {"calibration": "Above: reliability. Below: out-of-scope queries by threshold."},
     "Size": {"sizes": "Where the bytes are."},
     "Load test": {"load_test": "Throughput step by step, and latency under load."},
     "Pruning": {

@@ -22,10 +22,11 @@ class Limits:
 class Options:
     """The `model` folder, served with a cache of so many answers in a process.
 
-    The process runs the model itself, or has so many `workers` do it.
+    The process runs the model itself, or has so many `workers` do it. With a `page`, a person can ask it.
     """
 
     model: Path
     workers: int = 0
     cache: int = 0
+    page: bool = True
     limits: Limits = field(default_factory=Limits)

@@ -58,6 +58,7 @@ def _serve(options: Options, listener: socket.socket, end: socket.socket) -> Non
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     import uvicorn
 
+    from stages.serving import page
     from stages.serving.service import Service
 
     everyone: dict = {}
@@ -73,7 +74,7 @@ def _serve(options: Options, listener: socket.socket, end: socket.socket) -> Non
             supervisor.send({"pid": os.getpid(), "workers": service.worker_pids()})
 
     config = uvicorn.Config(
-        service.app(),
+        service.app(page.routes(options.model, limits) if options.page else ()),
         log_level="warning",
         access_log=False,
         lifespan="on",

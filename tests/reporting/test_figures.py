@@ -1,3 +1,4 @@
+import itertools
 import struct
 from dataclasses import asdict
 
@@ -5,11 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import tiny_bert, tiny_distilbert
+from matplotlib.text import Text
 
 from stages.checkpoints import RULED_OUT, encoder
 from stages.checkpoints.families import FAMILIES
 from stages.core.atomic import write_json
 from stages.reporting import figures, results
+from stages.reporting.lineage import Step
 from stages.runtime.calibration import Calibration, Threshold
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -51,6 +54,13 @@ def outputs(tmp_path, monkeypatch):
     return tmp_path
 
 
+STEPS = [
+    Step("bert-base-shape", [], 400.0, 80.0, float("nan")),
+    Step("teacher", ["teacher"], 80.0, 8.0, 0.94),
+    Step("a-small-one-with-a-long-name", ["distill", "vocabulary", "export", "quantize"], 8.0, 0.4, 0.93),
+]
+
+
 def curves():
     epochs = [
         {"model": name, "epoch": epoch, "loss": 2 / epoch, "eval_accuracy": 0.2 * epoch}
@@ -83,6 +93,7 @@ PICTURES = {
     "sparsity by layer": lambda path: figures.sparsity_by_layer(profiles(), path),
     "accuracy against sparsity": lambda path: figures.accuracy_against_sparsity(points(), 0.9, path),
     "calibration curves": lambda path: figures.calibration_curves(ROWS, ["teacher", "small"], LABELS, path),
+    "waterfall": lambda path: figures.waterfall(STEPS, path),
     "size breakdown": lambda path: figures.size_breakdown(RESULTS, path),
     "quantization error": lambda path: figures.quantization_error("small", True, path),
     "nothing pruned": lambda path: figures.pruned_weights(["teacher"], path),
@@ -103,7 +114,7 @@ def test_is_drawn(name, outputs):
     data = (outputs / ".picture.png.1.part").read_bytes()
     assert data.startswith(b"\x89PNG")
     width, height = struct.unpack(">II", data[16:24])
-    assert 500 < width < 2500 and 150 < height < 1500
+    assert 500 < width <= 900 and 150 < height < 1500  # its text is not scaled down where it is shown
     assert 5_000 < len(data) < 500_000
 
 
@@ -189,6 +200,42 @@ def test_seeds_are_averaged(drawn, outputs):
         assert line.get_ydata().tolist() == pytest.approx([81, 71, 61])
         ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
         assert ends == [pytest.approx([y - 1, y + 1]) for y in (81, 71, 61)]
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_no_text_is_small(name, drawn, outputs):
+    PICTURES[name](outputs / "a")
+    drawn[0].canvas.draw()
+    texts = [text for text in drawn[0].findobj(Text) if text.get_text() and text.get_visible()]
+    assert texts and min(text.get_fontsize() for text in texts) >= 9
+
+
+@pytest.mark.parametrize("count", [1, 7, 25])
+def test_names_beside_the_axes_hide_none(count, drawn, outputs):
+    """Curves that end at the same place, with names of one line and of two."""
+    figure, axes = figures.plt.subplots()
+    axes.plot([0, 1], [0, 1])
+    names = [f"name {i}\nof two lines" if i % 3 == 1 else f"name {i}" for i in range(count)]
+    figures.name_ends(axes, [(1, 0.9 + 0.001 * i, name, "black") for i, name in enumerate(names)])
+    figure.canvas.draw()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    figures.plt.close(figure)
+    for lower, upper in itertools.pairwise(boxes):
+        assert lower.y1 <= upper.y0 + 1
+    if count < 25:
+        assert boxes[-1].y1 <= axes.bbox.y1 + 1
+
+
+def test_a_step_is_drawn_from_the_one_before(drawn, outputs):
+    figures.waterfall(STEPS, outputs / "a")
+    latency, size, accuracy = drawn[0].axes
+    bars = [[(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches] for axes in drawn[0].axes]
+    assert bars[0] == [pytest.approx((80, 8)), pytest.approx((8, 0.4))]
+    assert bars[1] == [pytest.approx((400, 80)), pytest.approx((80, 8))]
+    assert bars[2] == [pytest.approx((94, 93))]
+    assert [text.get_text() for text in latency.texts] == ["80.00", "8.00, ÷10.0", "0.40, ÷20.0"]
+    assert [text.get_text() for text in accuracy.texts] == ["94.0", "93.0, −1.0"]
+    assert size.get_xlabel() == "size, MB (log scale)"
 
 
 def test_bars_add_up_to_the_size(drawn, outputs):

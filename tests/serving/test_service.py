@@ -245,7 +245,7 @@ def get(port, path, method="GET", body=None):
         ("POST", "/predict/more", 404, None),
         ("POST", "/Predict", 404, None),
         ("GET", "/caf%C3%A9%FF", 404, None),
-        ("GET", "/", 404, None),
+        ("GET", "/doc", 404, None),
     ],
 )
 def test_what_is_not_there(port, method, path, status, allow):
