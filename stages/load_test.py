@@ -13,7 +13,7 @@ def main():
     from stages.data import tables
     from stages.measurement import identity
     from stages.measurement.speed import machine
-    from stages.serving import capacity, load, soak, traffic
+    from stages.serving import capacity, http_load, load, soak, traffic
 
     queries = sorted(set(tables.read("test")["text"]))
     cores = processes.cores()
@@ -39,12 +39,21 @@ def main():
     times = load.run(folders, drawn, workers, params, p.seed)
     loads = capacity.under_load(times, params)
     plan = capacity.plan(times, loads, params)
+    rates = loads.set_index(["scenario", "load"])["offered"].to_dict()
+    http_cores = len(http_load.shares()[0]) if http_load.served(kept) else 0
+    if http_cores:
+        http_times = http_load.run(folders, drawn, rates, params, p.seed)
+        http_loads = capacity.under_load(http_times, params, http_cores)
+        http_plan = capacity.http_plan(http_times, http_loads, loads, params, http_cores)
 
     classifier = runtime.load(last)
     labels = {text: classifier.predict([text])[0].label for text in queries}
     requests = soak.mix(drawn, labels, params.requests, p.seed)
-    with soak.service(last, "--workers", str(workers), "--cache", str(params.cache)) as port:
-        service = soak.run(port, requests, params.clients, kill=True)
+    service = {}
+    for name, options in soak.KINDS.items():
+        options = [*options, "--processes", str(workers), "--cache", str(params.cache)]
+        with soak.service(last, *options) as port:
+            service[name] = soak.run(port, requests, params.clients, kill=True)
 
     traffic_facts = {
         "zipf_exponent": exponent,
@@ -57,11 +66,16 @@ def main():
         scratch.mkdir()
         capacity.with_enough(loads).to_csv(scratch / "loads.csv", index=False, float_format="%.4f")
         plan.to_csv(scratch / "plan.csv", float_format="%.4f")
+        if http_cores:
+            http_table = capacity.with_enough(http_loads)
+            http_table.to_csv(scratch / "http_loads.csv", index=False, float_format="%.4f")
+            http_plan.to_csv(scratch / "http_plan.csv", float_format="%.4f")
         write_json(scratch / "service.json", service)
         models = {folder.name: identity.of_model(folder) for folder in (*folders.values(), last)}
         write_json(scratch / "measured.json", models)
         write_json(
-            scratch / "machine.json", machine.describe(threads=1) | {"workers": workers, **traffic_facts}
+            scratch / "machine.json",
+            machine.describe(threads=1) | {"workers": workers, "http_cores": http_cores, **traffic_facts},
         )
 
 

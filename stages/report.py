@@ -43,7 +43,7 @@ def main():
     predictions = answers.predictions(rows)
     ancestors = table["ancestor"].dropna().to_dict()
     differences = answers.differences(predictions, labels, ancestors)
-    plan, loads, service, load_machine = load_test.read()
+    loaded = load_test.read()
     with replacing(folder / "tables") as scratch:
         scratch.mkdir()
         table.to_csv(scratch / "results.csv", float_format="%.4f")
@@ -58,8 +58,9 @@ def main():
         latency.to_csv(scratch / "latency.csv", float_format="%.4f")
         curves.to_csv(scratch / "training.csv", index=False, float_format="%.4f")
         points.to_csv(scratch / "pruning.csv", index=False, float_format="%.4f")
-        loads.to_csv(scratch / "load_test.csv", index=False, float_format="%.4f")
-        write_json(scratch / "load_test.json", load_test.values(plan, service, load_machine))
+        loaded.loads.to_csv(scratch / "load_test.csv", index=False, float_format="%.4f")
+        loaded.http_loads.to_csv(scratch / "load_test_http.csv", index=False, float_format="%.4f")
+        write_json(scratch / "load_test.json", load_test.values(loaded))
         write_json(scratch / "machine.json", machine)
         write_json(scratch / "selected.json", {"model": best["parent"], "reason": best["reason"]})
 
@@ -88,7 +89,7 @@ def main():
             points, results.evaluation(dense)["validation"]["accuracy"], path
         ),
         "quantization": lambda path: figures.quantization_error(dense, reduce_range, path),
-        "load_test": lambda path: load_test.picture(plan, loads, p.load_test, path),
+        "load_test": lambda path: load_test.picture(loaded, p.load_test, path),
     }
     with replacing(folder / "pictures") as scratch:
         scratch.mkdir()
@@ -101,7 +102,7 @@ def main():
         "Latency": results.latency_markdown(latency, rows, machine),
         "Calibration": results.calibration_markdown(table),
         "Size": results.sizes_markdown(table),
-        "Load test": load_test.markdown(plan, loads, service, p.load_test, load_machine),
+        "Load test": load_test.markdown(loaded, p.load_test),
     }
     write_text(folder / "README.md", readme.write(folder.name, best, sections))
     write_json(folder / "summary.json", results.summary(table))

@@ -691,8 +691,11 @@ def test_the_calibrated_model_is_timed_loaded_and_reported(project, capsys):
     assert "cached" not in loaded and loaded["machine"]["left_out"] == ["cached"]  # three queries
     assert "**Left out: cached.** The 3 test queries give" in (folder / "README.md").read_text()
     assert loaded["fixed"]["requests_per_second"] > 0 and loaded["fixed"]["gain"] is None
+    assert loaded["http"] == {} and loaded["machine"]["http_cores"] == 0  # a padded one alone
     service = loaded["service"]
-    assert (service["right"], service["wrong"], service["lost"], service["workers_killed"]) == (50, 0, 0, 1)
+    assert [service["workers"][key] for key in ("right", "wrong", "lost", "killed")] == [50, 0, 0, 1]
+    assert service["processes"]["wrong"] == 0
+    assert service["processes"]["right"] + service["processes"]["lost"] == 50
     assert pd.read_csv(folder / "tables/load_test.csv")["scenario"].tolist() == ["fixed"]
 
 
@@ -724,7 +727,7 @@ def test_no_file_holds_nan(out_of_scope, project, capsys):
         stage.main()
     folder = Path("metrics/sample")
     assert {folder / "summary.json", folder / "tables/load_test.json"} <= set(strictly_read())
-    assert strictly_read()[Path("load_test/service.json")]["p99_ms"] is None
+    assert strictly_read()[Path("load_test/service.json")]["workers"]["p99_ms"] is None
     written = (folder / "README.md").read_text()
     assert "No model has an out-of-scope threshold" in written and "Outliers" not in written
     assert "without an out-of-scope threshold" in capsys.readouterr().out

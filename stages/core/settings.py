@@ -249,6 +249,8 @@ class LoadTest(Section):
     requests_a_day: Positive
     peak_to_mean: Annotated[float, Field(ge=1)]
     p99_ms: Positive
+    machine_cores: Count
+    machine_price: Positive
     requests: Count
     clients: Count
 

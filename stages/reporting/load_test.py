@@ -1,6 +1,8 @@
 """The load test as a table and a picture."""
 
 import json
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,8 +20,26 @@ from stages.reporting.markdown import percent, table_of
 from stages.reporting.results import cpu
 
 
-def read() -> tuple[pd.DataFrame, pd.DataFrame, dict, dict]:
-    """What the stage `load_test` measured: the plan, the loads, the HTTP service, the machine.
+@dataclass(frozen=True)
+class Measured:
+    """What the stage `load_test` measured: plans and loads in the process and over HTTP, and the rest."""
+
+    plan: pd.DataFrame
+    loads: pd.DataFrame
+    http_plan: pd.DataFrame
+    http_loads: pd.DataFrame
+    service: dict  # what became of the soak's requests, by how the model is run
+    machine: dict
+
+
+RUN_BY = {
+    "processes": "With processes that run the model themselves",
+    "workers": "With workers that run the model for them (`--workers 1`)",
+}
+
+
+def read() -> Measured:
+    """What the stage `load_test` measured.
 
     A UserError, if a file is missing or damaged, or calibrated/ has another model than was measured.
     """
@@ -34,24 +54,40 @@ def read() -> tuple[pd.DataFrame, pd.DataFrame, dict, dict]:
     plan = evidence.table(
         folder / "plan.csv", ("requests_per_second", "load"), optional=optional, key=("scenario",)
     )
-    loads = evidence.table(
-        folder / "loads.csv",
+    loads = _loads(folder / "loads.csv")
+    service = evidence.values(folder / "service.json", ("processes", "workers"))
+    machine = evidence.values(
+        folder / "machine.json", ("workers", "http_cores", "zipf_exponent", "delays_ms", "left_out")
+    )
+    if not machine["http_cores"]:
+        return Measured(plan, loads, plan[:0], loads[:0], service, machine)
+    http_plan = evidence.table(
+        folder / "http_plan.csv",
+        ("requests_per_second", "load"),
+        optional=(*optional[1:4], "p99_ms_in_process", *optional[5:], "machines", "price_an_hour"),
+        key=("scenario",),
+    )
+    return Measured(plan, loads, http_plan, _loads(folder / "http_loads.csv"), service, machine)
+
+
+def _loads(path: Path) -> pd.DataFrame:
+    table = evidence.table(
+        path,
         ("offered", "requests"),
         optional=("p50_ms", "p95_ms", "p99_ms"),
         key=("scenario", "load"),
     )
-    service = evidence.values(folder / "service.json", ("requests", "lost", "wrong", "p50_ms", "p99_ms"))
-    machine = evidence.values(folder / "machine.json", ("workers", "zipf_exponent", "delays_ms", "left_out"))
-    return plan, loads.reset_index().astype({"load": float}), service, machine
+    return table.reset_index().astype({"load": float})
 
 
-def values(plan: pd.DataFrame, service: dict, machine: dict) -> dict:
-    """The plan by scenario, null where it is not defined, the service and the machine."""
-    steps = json.loads(plan.to_json(orient="index"))
-    return {**steps, "service": service, "machine": machine}
+def values(measured: Measured) -> dict:
+    """The plans by scenario, null where they are not defined, the service and the machine."""
+    steps, http = (json.loads(plan.to_json(orient="index")) for plan in (measured.plan, measured.http_plan))
+    return {**steps, "http": http, "service": measured.service, "machine": measured.machine}
 
 
-def markdown(plan: pd.DataFrame, loads: pd.DataFrame, service: dict, params: LoadTest, machine: dict) -> str:
+def markdown(measured: Measured, params: LoadTest) -> str:
+    plan, loads, machine = measured.plan, measured.loads, measured.machine
     columns = ["step", "model", "requests a second", "gain (range)", "p50 / p95 / p99, ms", "cache hits"]
     columns += ["requests a second a core", "requests a day a core, millions", "cores"]
     rows = []
@@ -91,12 +127,55 @@ def markdown(plan: pd.DataFrame, loads: pd.DataFrame, service: dict, params: Loa
         f"{milliseconds(machine['delays_ms'])} ms.",
         *left_out(params, machine),
         *noise(loads, params, machine),
-        f"The HTTP service with {workers} workers got {service['requests']:,} requests over a socket, good "
-        f"and bad ones mixed, from clients on the same cores. {service['workers_killed']} worker was killed "
-        f"on the way. {service['lost']} requests were lost and {service['wrong']} were answered wrongly. It "
-        f"answered {service['requests_per_second']:.0f} a second, with a p50 of "
-        f"{milliseconds(service['p50_ms'])} ms and a p99 of {milliseconds(service['p99_ms'])} ms.",
+        *(
+            f"{RUN_BY[kind]}, the service got {soak['requests']:,} requests, good and bad ones mixed, from "
+            "clients on the same cores. One of those that run the model was killed on the way. "
+            f"{soak['lost']} requests were lost and {soak['wrong']} were answered wrongly. It answered "
+            f"{soak['requests_per_second']:.0f} a second, with a p50 of {milliseconds(soak['p50_ms'])} ms "
+            f"and a p99 of {milliseconds(soak['p99_ms'])} ms."
+            for kind, soak in measured.service.items()
+        ),
         left=2,
+    ) + over_http(measured, params)
+
+
+def over_http(measured: Measured, params: LoadTest) -> str:
+    """The same requests as a client of the service sees them, the plan; nothing, if none was served."""
+    if measured.http_plan.empty:
+        return ""
+    columns = ["step, over HTTP", "requests a second a core", "p50 / p95 / p99, ms", "p99 without HTTP, ms"]
+    columns += [f"requests a second a core within {params.p99_ms:g} ms", "cores", "machines", "price an hour"]
+    rows = []
+    for name, row in measured.http_plan.iterrows():
+        met = not pd.isna(row["per_core"])
+        rows.append(
+            [
+                str(name),
+                f"{row['requests_per_second']:.0f}",
+                " / ".join(milliseconds(row[f"p{p}_ms"]) for p in (50, 95, 99)),
+                milliseconds(row["p99_ms_in_process"]),
+                f"{row['per_core']:.0f}"
+                if met
+                else "none"
+                if late(measured.http_loads, str(name), params)
+                else "–",
+                f"{row['cores']:,.0f}" if met else "–",
+                f"{row['machines']:,.0f}" if met else "–",
+                f"{row['price_an_hour']:,.2f}" if met else "–",
+            ]
+        )
+    cores = measured.machine["http_cores"]
+    return "\n" + table_of(
+        columns,
+        rows,
+        f"The service ran a process on each of {cores} cores, and its clients on another core if there is "
+        "one. The first column is of clients that ask again as soon as they have an answer. The latencies "
+        "are at the rate of the table above, from a request's arrival, so that the wait for a free "
+        "connection counts. A request that is refused or lost counts as one of 30 s.",
+        f"The plan is for {params.requests_a_day:,.0f} requests a day at a peak of {params.peak_to_mean:g} "
+        f"times the mean, on machines of {params.machine_cores} such cores that cost "
+        f"{params.machine_price:.2f} an hour each (load_test.machine_price, an assumption).",
+        left=1,
     )
 
 
@@ -143,8 +222,9 @@ def noise(loads: pd.DataFrame, params: LoadTest, machine: dict) -> list[str]:
     return lines
 
 
-def picture(plan: pd.DataFrame, loads: pd.DataFrame, params: LoadTest, path: Path) -> None:
-    """Above, throughput step by step; below, how latency rises with load."""
+def picture(measured: Measured, params: LoadTest, path: Path) -> None:
+    """Above, throughput step by step; below, how latency rises with load, dotted over HTTP."""
+    plan = measured.plan
     figure, (above, below) = plt.subplots(2, 1, figsize=(NARROW, 8))
     figure.subplots_adjust(hspace=0.35)
     colors = {str(name): COLORS[i % len(COLORS)] for i, name in enumerate(plan.index)}
@@ -165,15 +245,19 @@ def picture(plan: pd.DataFrame, loads: pd.DataFrame, params: LoadTest, path: Pat
         f"{params.requests_a_day / 1e6:,.0f} million requests a day",
     )
     ends = []
-    for i, (name, rows) in enumerate(loads.groupby("scenario", sort=False)):
-        known = rows[rows["p99_ms"].notna()]
-        style = {"marker": "os^Dv"[i % 5], "color": colors[str(name)]}
-        below.plot(known["offered"], known["p99_ms"], **style)
-        ends += [
-            (x, y, str(name), style["color"]) for x, y in known[["offered", "p99_ms"]].tail(1).to_numpy()
-        ]
+    markers = dict(zip(plan.index, cycle("os^Dv"), strict=False))
+    for loads, line, over in ((measured.loads, "-", ""), (measured.http_loads, ":", ", HTTP")):
+        for name, rows in loads.groupby("scenario", sort=False):
+            known = rows[rows["p99_ms"].notna()]
+            style = {"marker": markers[name], "color": colors[str(name)], "linestyle": line}
+            below.plot(known["offered"], known["p99_ms"], **style)
+            ends += [
+                (x, y, f"{name}{over}", style["color"])
+                for x, y in known[["offered", "p99_ms"]].tail(1).to_numpy()
+            ]
     below.axhline(params.p99_ms, color="black", linestyle="--", linewidth=1)
-    below.set(xscale="log" if loads["p99_ms"].notna().any() else "linear", yscale="log")
+    any_known = pd.concat([measured.loads, measured.http_loads])["p99_ms"].notna().any()
+    below.set(xscale="log" if any_known else "linear", yscale="log")
     below.set_xlabel("requests a second a core (log scale)")
     below.set_ylabel("99th percentile of latency, ms (log scale)")
     below.set_title("Latency under load, requests arriving at random")

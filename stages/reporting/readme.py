@@ -36,7 +36,8 @@ TABLES = """| table | what |
 | [pruning.csv](tables/pruning.csv) | models with pruned weights: method, sparsity, accuracy |
 | [training.csv](tables/training.csv) | every epoch of every training |
 | [load_test.csv](tables/load_test.csv) | latency of each scenario at each load |
-| [load_test.json](tables/load_test.json) | the plan and the HTTP service |
+| [load_test_http.csv](tables/load_test_http.csv) | the same over HTTP |
+| [load_test.json](tables/load_test.json) | the plans and the HTTP service |
 | [machine.json](tables/machine.json) | CPU and versions |
 | [selected.json](tables/selected.json) | the model to deploy, and why |
 """

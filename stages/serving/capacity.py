@@ -11,6 +11,17 @@ from stages.serving.load import FULL, NO_MODEL
 COLUMNS = ["requests_per_second", "gain", "gain_low", "gain_high", "load", "p50_ms", "p95_ms", "p99_ms"]
 TAIL = ["p95_ms", "p99_ms"]
 COLUMNS += ["hit_rate", "per_core", "per_core_and_day", "cores"]
+HTTP_COLUMNS = [
+    "model",
+    "requests_per_second",
+    "load",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "p99_ms_in_process",
+    "per_core",
+]
+HTTP_COLUMNS += ["per_core_and_day", "cores", "machines", "price_an_hour"]
 DAY = 24 * 60 * 60
 
 
@@ -20,16 +31,16 @@ def throughput(times: pd.DataFrame) -> pd.DataFrame:
     return (1000 / by.mean()).groupby(["round", "scenario"]).sum().unstack()
 
 
-def under_load(times: pd.DataFrame, params: LoadTest) -> pd.DataFrame:
-    """A row for each scenario and load.
+def under_load(times: pd.DataFrame, params: LoadTest, cores: int | None = None) -> pd.DataFrame:
+    """A row for each scenario of `times` and load, with so many `cores`, if not one a worker.
 
     `offered` are the requests a second a core that came, `requests` all that came. `p50_ms`, `p95_ms` and
     `p99_ms` are each the median over rounds and workers of that percentile, so that what stalls the machine
     in fewer than half of them falls out.
     """
-    seconds = params.seconds * params.rounds * times["worker"].nunique()
+    seconds = params.seconds * params.rounds * (cores or times["worker"].nunique())
     rows = []
-    for name in params.scenarios:
+    for name in [name for name in params.scenarios if name in set(times["scenario"])]:
         for load in params.loads:
             came = times[(times["scenario"] == name) & (times["load"] == load)]
             ms = came.groupby(["round", "worker"])["ms"]
@@ -81,11 +92,46 @@ def plan(times: pd.DataFrame, loads: pd.DataFrame, params: LoadTest) -> pd.DataF
         row |= {key: middle[key] for key in ("load", "p50_ms", "p95_ms", "p99_ms")}
         if scenario.cached:
             row["hit_rate"] = times.loc[times["scenario"] == name, "hit"].mean()
-        in_time = (mine["p99_ms"] <= params.p99_ms).cummin()
-        row["per_core"] = per_core = mine.loc[in_time & (mine["requests"] >= FEWEST), "offered"].max()
-        row["per_core_and_day"] = per_core * DAY / params.peak_to_mean
-        if not math.isnan(per_core):
-            row["cores"] = math.ceil(params.requests_a_day / row["per_core_and_day"])
-        rows.append(row)
+        rows.append(row | needs(mine, params))
     table = pd.DataFrame(rows).set_index("scenario")
     return table.reindex(columns=COLUMNS)
+
+
+def needs(loads: pd.DataFrame, params: LoadTest) -> dict[str, float]:
+    """`per_core`, `per_core_and_day` and `cores`, as `plan` has them, of the `loads` of one scenario."""
+    in_time = (loads["p99_ms"] <= params.p99_ms).cummin()
+    per_core = loads.loc[in_time & (loads["requests"] >= FEWEST), "offered"].max()
+    found = {"per_core": per_core, "per_core_and_day": per_core * DAY / params.peak_to_mean}
+    if not math.isnan(per_core):
+        found["cores"] = math.ceil(params.requests_a_day / found["per_core_and_day"])
+    return found
+
+
+def http_plan(
+    times: pd.DataFrame, http_loads: pd.DataFrame, loads: pd.DataFrame, params: LoadTest, cores: int
+) -> pd.DataFrame:
+    """A row for each scenario that was served over HTTP, on so many `cores`: the columns of `plan`.
+
+    `requests_per_second` a core, as fast as it can; `p99_ms_in_process`, of the same rate without HTTP, from
+    `loads`. `machines` of `params.machine_cores` have the `cores`, and cost `price_an_hour` together.
+    """
+    full = times[times["load"] == FULL].groupby(["scenario", "round"])["ms"].size()
+    rows = []
+    for name, mine in http_loads.groupby("scenario", sort=False):
+        mine = mine.sort_values("load")
+        middle = with_enough(mine).iloc[len(mine) // 2]
+        row = {
+            "scenario": name,
+            "model": params.scenarios[str(name)].model,
+            "requests_per_second": full[name].median() / params.seconds / cores,
+            **{key: middle[key] for key in ("load", "p50_ms", "p95_ms", "p99_ms")},
+        }
+        same = (loads["scenario"] == name) & (loads["load"] == middle["load"])
+        row["p99_ms_in_process"] = with_enough(loads)[same]["p99_ms"].iloc[0]
+        row |= needs(mine, params)
+        if "cores" in row:
+            row["machines"] = math.ceil(row["cores"] / params.machine_cores)
+            row["price_an_hour"] = row["machines"] * params.machine_price
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=["scenario", *HTTP_COLUMNS])
+    return table.set_index("scenario")

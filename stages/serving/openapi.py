@@ -1,6 +1,6 @@
 """The interface of the service, as an OpenAPI document."""
 
-from stages.serving import service
+from stages.serving.options import Limits
 
 ERRORS = {
     400: "The body is no such object, or a text is empty or not whole.",
@@ -15,23 +15,24 @@ def _json(description: str, schema: dict) -> dict:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def document() -> dict:
+def document(limits: Limits) -> dict:
     """OpenAPI 3.0, with the limits that are in force."""
     text = {
         "type": "string",
         "minLength": 1,
-        "maxLength": service.MOST_CHARACTERS,
+        "maxLength": limits.characters,
         "pattern": r"\S",
         "example": "what is my balance",
     }
-    texts = {"type": "array", "items": text, "minItems": 1, "maxItems": service.MOST_TEXTS}
+    texts = {"type": "array", "items": text, "minItems": 1, "maxItems": limits.texts}
     prediction = _object(label={"type": "string"}, score={"type": "number", "minimum": 0, "maximum": 1})
     predictions = _object(predictions={"type": "array", "items": prediction})
     errors = {
         str(status): _json(description, {"$ref": "#/components/schemas/Error"})
         for status, description in ERRORS.items()
     }
-    health = _object(model={"type": "string"}, workers={"type": "array", "items": {"type": "integer"}})
+    pids = {"type": "array", "items": {"type": "integer"}}
+    health = _object(model={"type": "string"}, processes=pids, workers=pids)
     predict = {
         "summary": "Name the intent of a text, or of several",
         "requestBody": {

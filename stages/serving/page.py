@@ -12,6 +12,7 @@ from swagger_ui_bundle import swagger_ui_path
 
 from stages import checkpoints
 from stages.serving import openapi
+from stages.serving.options import Limits
 
 # What a browser may load and connect to: this service, and nothing else.
 POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data:"
@@ -43,7 +44,7 @@ def ask(folder: Path) -> str:
     return page.replace("{model}", escape(folder.resolve().name)).replace("{out_of_scope}", label)
 
 
-def routes(folder: Path) -> list[BaseRoute]:
+def routes(folder: Path, limits: Limits) -> list[BaseRoute]:
     """GET / asks the model in `folder`, /docs shows /openapi.json; all that they load is served here."""
     pages = {"/": ask(folder), "/docs": DOCS}
 
@@ -51,7 +52,7 @@ def routes(folder: Path) -> list[BaseRoute]:
         return HTMLResponse(pages[request.url.path], headers={"Content-Security-Policy": POLICY})
 
     async def described(request: Request) -> Response:
-        return JSONResponse(openapi.document())
+        return JSONResponse(openapi.document(limits))
 
     return [
         *(Route(path, show) for path in pages),

@@ -1,4 +1,4 @@
-"""A mixed load on the HTTP service over a real socket, with one of its workers killed on the way."""
+"""A mixed load on the HTTP service over a real socket, with one of its processes killed on the way."""
 
 import http.client
 import json
@@ -23,9 +23,11 @@ import numpy as np
 from tqdm import tqdm
 
 from stages.measurement.enough import FEWEST
-from stages.serving.service import MOST_CHARACTERS, MOST_TEXTS
+from stages.serving.options import Limits
 
 PATIENCE = 60
+# The two ways to run the model, and the options of `intents serve` for each.
+KINDS = {"processes": [], "workers": ["--workers", "1"]}
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ BAD = (
     Asked(b'{"text": 5}', 400),
     Asked(b'{"query": "what is my balance"}', 400),
     Asked(b'["what is my balance"]', 400),
-    Asked(json.dumps({"text": "a" * (MOST_CHARACTERS + 1)}).encode(), 413),
-    Asked(json.dumps({"texts": ["a"] * (MOST_TEXTS + 1)}).encode(), 413),
+    Asked(json.dumps({"text": "a" * (Limits.characters + 1)}).encode(), 413),
+    Asked(json.dumps({"texts": ["a"] * (Limits.texts + 1)}).encode(), 413),
 )
 
 
@@ -136,11 +138,11 @@ def judge(asked: Asked, status: int, content: bytes) -> str:
 
 
 def run(port: int, requests: Sequence[Asked], clients: int, kill: bool) -> dict[str, float | None]:
-    """Send all `requests`, `clients` at a time over as many connections; halfway, `kill` a worker.
+    """Send all `requests`, `clients` at a time over as many connections; halfway, `kill` what runs the model.
 
-    Gives how many were answered `right`, `wrong` and `lost` (no answer, or 5xx), requests a second,
-    latencies in ms as the clients saw them (p95 and p99 None of fewer than FEWEST), and how many workers were
-    `killed`.
+    That is a worker, or a process if it has none. Gives how many were answered `right`, `wrong` and `lost`
+    (no answer, or 5xx), requests a second, latencies in ms as the clients saw them (p95 and p99 None of fewer
+    than FEWEST), and how many processes were `killed`.
     """
     verdicts: Counter[str] = Counter()
     milliseconds: list[float] = []
@@ -180,7 +182,8 @@ def run(port: int, requests: Sequence[Asked], clients: int, kill: bool) -> dict[
         running = [pool.submit(client) for _ in range(clients)]
         if kill:
             halfway.wait()
-            os.kill(json.loads(get(port, "/health"))["workers"][0], signal.SIGKILL)
+            health = json.loads(get(port, "/health"))
+            os.kill((health["workers"] or health["processes"])[0], signal.SIGKILL)
         for future in running:
             future.result()
     seconds = time.perf_counter() - start
@@ -192,7 +195,7 @@ def run(port: int, requests: Sequence[Asked], clients: int, kill: bool) -> dict[
     return {
         "requests": len(requests),
         **{verdict: verdicts[verdict] for verdict in ("right", "wrong", "lost")},
-        "workers_killed": int(kill),
+        "killed": int(kill),
         "requests_per_second": round(len(requests) / seconds, 4),
         **percentiles,
     }

@@ -1,180 +1,179 @@
-"""Processes that each hold the model, and a bounded queue before them."""
+"""Processes that run the model for another, which loses no request when one of them dies."""
 
 import asyncio
+import json
 import logging
-import multiprocessing
 import os
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from itertools import count
-from multiprocessing.connection import Connection
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
-from stages import runtime
-from stages.runtime import Prediction
+from stages.serving.child import Child, in_words, line
+from stages.serving.jobs import Answering, Job
+from stages.serving.model import Answer, Model
 
 ATTEMPTS = 3
-PATIENCE = 10.0  # seconds that a worker may take for a text
-log = logging.getLogger("uvicorn.error")
-
-
-class QueueFull(Exception):
-    """As many texts are waiting as may."""
-
-
-class Abandoned(Exception):
-    """Whoever asked has left."""
+AHEAD = 8  # texts that a worker is sent before it has answered, so that one message brings several
+log = logging.getLogger(__name__)
 
 
 class WorkersFailed(Exception):
     """Every worker that took up this text died of it, or hung."""
 
 
-def _serve(folder: Path, connection: Connection) -> None:
-    """Answer what comes through `connection` until its other end is closed."""
-    os.setsid()  # Ctrl-C is for the parent, which has answers to wait for
-    classifier = runtime.load(folder, threads=1)
-    connection.send("ready")
+def _work(folder: Path, end: socket.socket) -> None:
+    """Answer each text that comes through `end`, in turn, until its other end is closed."""
+    os.setsid()  # Ctrl-C is for the service, which has answers to wait for
     try:
-        while True:
-            connection.send(classifier.predict([connection.recv()])[0])
-    except EOFError:
+        model = Model(folder)
+    except Exception as error:
+        end.sendall(line({"failed": in_words(error)}))
+        return
+    end.sendall(line("ready"))
+    try:
+        with end.makefile("rb") as texts:
+            for text in texts:
+                try:
+                    answer: object = model.answer(json.loads(text))
+                except Exception as error:
+                    answer = in_words(error)
+                end.sendall(line(answer))
+    except OSError:
         return
 
 
 class Worker:
-    """One process with the model in `folder`. A dead one raises EOFError or OSError."""
+    """One process with the model, and the jobs that it was sent, the oldest of which it is at."""
 
-    def __init__(self, folder: Path):
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(folder, theirs), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    async def receive(self):
-        loop = asyncio.get_running_loop()
-        readable = asyncio.Event()
-        loop.add_reader(self.connection.fileno(), readable.set)
-        try:
-            await readable.wait()
-        finally:
-            loop.remove_reader(self.connection.fileno())
-        return self.connection.recv()
-
-    async def predict(self, text: str) -> Prediction:
-        self.connection.send(text)
-        async with asyncio.timeout(PATIENCE):
-            return await self.receive()
-
-    def close(self) -> None:
-        self.connection.close()
-        self.process.kill()
-        self.process.join()
-
-
-async def started(folder: Path) -> Worker:
-    """A worker that is ready."""
-    worker = Worker(folder)
-    try:
-        await worker.receive()
-    except BaseException:
-        worker.close()
-        raise
-    return worker
-
-
-@dataclass(order=True)
-class Job:
-    number: int
-    text: str = field(compare=False)
-    abandoned: Callable[[], Awaitable[bool]] = field(compare=False)
-    answer: asyncio.Future = field(compare=False)
-    attempts: int = field(default=0, compare=False)
-
-
-class Workers:
-    """`count` workers, and texts that wait for one: no more are taken in while `waiting` of them do.
-
-    Each text is answered alone, so that an answer does not depend on what else was asked. One whose worker
-    dies, or takes longer than PATIENCE, is taken up by another before those that came later, and the worker
-    is replaced.
-    """
-
-    def __init__(self, folder: Path, count: int, waiting: int):
-        self.folder, self.count, self.waiting = folder, count, waiting
-        self.ready: dict[int, Worker] = {}
-        self.restarts = 0
+    def __init__(self, folder: Path, answered: Callable[[], None], died: Callable[["Worker"], None]):
+        self.answered = answered
+        self.folder = folder
+        self.child = Child(self._heard, lambda: died(self))
+        self.jobs: deque[Job] = deque()
+        self.ready = asyncio.get_running_loop().create_future()
+        self.since = 0.0  # when it was sent the oldest job, or had answered the one before
 
     async def start(self) -> None:
-        """Return once all workers are ready; an OSError, if one cannot be started."""
-        self.numbers = count()
-        # A heap by number: a job whose worker died is put back, and comes out before those that came later.
-        self.queue: asyncio.PriorityQueue[Job] = asyncio.PriorityQueue()
+        await self.child.start(_work, self.folder)
+
+    def send(self, job: Job) -> None:
+        if not self.jobs:
+            self.since = time.monotonic()
+        self.jobs.append(job)
+        self.child.send(job.text)
+
+    def _heard(self, message) -> None:
+        if isinstance(message, dict):
+            self.ready.set_exception(OSError(message["failed"]))
+            return
+        if not self.ready.done():
+            self.ready.set_result(None)
+            return
+        self.since = time.monotonic()
+        answer = self.jobs.popleft().answer
+        if not answer.done():
+            if isinstance(message, str):
+                answer.set_exception(RuntimeError(message))
+            else:
+                answer.set_result(Answer(*message))
+        self.answered()
+
+
+class Workers(Answering):
+    """`count` workers. One that dies, or takes longer than `hung_seconds` for a text, is replaced.
+
+    The text that it was at is taken up by another before those that came later, up to ATTEMPTS times.
+    `restarted` is called for each that is replaced.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        limit: int,
+        hung_seconds: float,
+        waiting: Callable[[float], None] = lambda number: None,
+        restarted: Callable[[], None] = lambda: None,
+    ):
+        super().__init__(limit, waiting)
+        self.folder, self.count = folder, count
+        self.hung_seconds, self.restarted = hung_seconds, restarted
+        self.ready: list[Worker] = []
+
+    async def start(self) -> None:
+        """An OSError, if a worker cannot be started."""
+        self.started: list[Worker] = []
         try:
             async with asyncio.TaskGroup() as group:
-                workers = [group.create_task(started(self.folder)) for _ in range(self.count)]
-        except* EOFError:
-            raise OSError(f"a worker could not load {self.folder}") from None
-        self.ready = {number: task.result() for number, task in enumerate(workers)}
-        self.tasks = [asyncio.create_task(self._run(*pair)) for pair in self.ready.items()]
-
-    async def predict(self, texts: list[str], abandoned: Callable[[], Awaitable[bool]]) -> list[Prediction]:
-        """The answers to `texts`, unless by the time of a text's turn it is `abandoned`.
-
-        Raises QueueFull, Abandoned or WorkersFailed.
-        """
-        if self.queue.qsize() >= self.waiting:
-            raise QueueFull
-        loop = asyncio.get_running_loop()
-        jobs = [Job(next(self.numbers), text, abandoned, loop.create_future()) for text in texts]
-        for job in jobs:
-            self.queue.put_nowait(job)
-        try:
-            return await asyncio.gather(*(job.answer for job in jobs))
-        finally:
-            for job in jobs:
-                job.answer.cancel()
+                for _ in range(self.count):
+                    group.create_task(self._start_one())
+        except* OSError as errors:
+            await self._close()
+            raise OSError(f"a worker could not load it: {errors.exceptions[0]}") from None
+        self.tasks = {asyncio.create_task(self._watch())}
 
     async def stop(self) -> None:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self._close()
 
-    async def _run(self, number: int, worker: Worker) -> None:
-        try:
-            while True:
-                job = await self.queue.get()
-                if not job.answer.done() and await job.abandoned():
-                    job.answer.set_exception(Abandoned())
-                if job.answer.done():
-                    continue
-                try:
-                    prediction = await worker.predict(job.text)
-                except (EOFError, OSError):
-                    del self.ready[number]
-                    self._again(job)
-                    worker.close()
-                    worker = self.ready[number] = await self._replacement(number)
-                else:
-                    if not job.answer.done():
-                        job.answer.set_result(prediction)
-        finally:
-            self.ready.pop(number, None)
-            worker.close()
+    async def _close(self) -> None:
+        for worker in self.started:
+            worker.child.close()
 
-    def _again(self, job: Job) -> None:
-        job.attempts += 1
-        if job.attempts < ATTEMPTS:
-            self.queue.put_nowait(job)
-        elif not job.answer.done():
-            job.answer.set_exception(WorkersFailed())
+    def go_on(self) -> None:
+        # To the least busy of them, and only as long as one has room.
+        while self.queue and self.ready:
+            worker = min(self.ready, key=lambda worker: len(worker.jobs))
+            if len(worker.jobs) >= AHEAD:
+                return
+            job = self.take()
+            if job is None:
+                return
+            worker.send(job)
 
-    async def _replacement(self, number: int) -> Worker:
+    async def _start_one(self) -> None:
+        worker = Worker(self.folder, self.go_on, self._died)
+        self.started.append(worker)
+        await worker.start()
+        await worker.ready
+        self.ready.append(worker)
+        self.go_on()
+
+    def _died(self, worker: Worker) -> None:
+        worker.child.close()
+        self.started.remove(worker)
+        if worker not in self.ready:
+            if not worker.ready.done():
+                worker.ready.set_exception(OSError("it died before it was ready"))
+            return
+        self.ready.remove(worker)
+        for index, job in enumerate(worker.jobs):
+            job.attempts += index == 0  # it was at the oldest, and had not taken up the others
+            if job.attempts < ATTEMPTS:
+                self.put(job)
+            elif not job.answer.done():
+                job.answer.set_exception(WorkersFailed())
+        task = asyncio.create_task(self._replace(worker.child.pid))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _replace(self, pid: int) -> None:
         while True:
-            self.restarts += 1
-            log.warning("worker %d died or hung and is started again", number)
+            log.warning("worker %d died or hung and is started again", pid)
+            self.restarted()
             try:
-                return await started(self.folder)
-            except (EOFError, OSError):
+                return await self._start_one()
+            except OSError:
                 await asyncio.sleep(1)
+
+    async def _watch(self) -> None:
+        """Kill workers that hang."""
+        while True:
+            await asyncio.sleep(min(1.0, self.hung_seconds / 4))
+            for worker in self.ready:
+                if worker.jobs and time.monotonic() - worker.since > self.hung_seconds:
+                    worker.child.process.kill()

@@ -11,6 +11,7 @@ from stages.core.atomic import write_json
 from stages.core.errors import UserError
 from stages.measurement import identity
 from stages.reporting import load_test
+from stages.reporting.load_test import Measured
 
 SERVE = settings.load().load_test.model_copy(
     update={
@@ -42,15 +43,38 @@ LOADS = pd.DataFrame(
     [("slow", 0.5, 10, 60, 80, 99), ("fast", 0.5, 500, 1, 2, 3), ("fast", 0.8, 800, 1, 3, 9)],
     columns=["scenario", "load", "offered", "p50_ms", "p95_ms", "p99_ms"],
 )
-SERVICE = {
-    "requests": 10_000, "right": 10_000, "wrong": 0, "lost": 0, "workers_killed": 1,
+HTTP_PLAN = pd.DataFrame(
+    {
+        "model": ["small"],
+        "requests_per_second": [1500.0],
+        "load": [0.7],
+        "p50_ms": [1.2],
+        "p95_ms": [2.5],
+        "p99_ms": [4.44],
+        "p99_ms_in_process": [3.04],
+        "per_core": [700.0],
+        "per_core_and_day": [700 * 86400 / 2],
+        "cores": [34.0],
+        "machines": [3.0],
+        "price_an_hour": [2.1],
+    },
+    index=["fast"],
+)
+HTTP_LOADS = pd.DataFrame(
+    [("fast", 0.5, 500, 2, 3, 4), ("fast", 0.8, 800, 2, 4, 12)],
+    columns=["scenario", "load", "offered", "p50_ms", "p95_ms", "p99_ms"],
+)
+WORKERS = {
+    "requests": 10_000, "right": 10_000, "wrong": 0, "lost": 0, "killed": 1,
     "requests_per_second": 512.3, "p50_ms": 3.1, "p95_ms": 8.0, "p99_ms": 21.26,
 }  # fmt: skip
+SERVICE = {"processes": {**WORKERS, "right": 9_993, "lost": 7}, "workers": WORKERS}
 MACHINE = {
     "cpu": "a CPU",
     "cores": 2,
     "threads": 1,
     "workers": 2,
+    "http_cores": 1,
     "int8_instructions": ["avx2"],
     "zipf_exponent": 0.617,
     "test_queries": 5500,
@@ -60,8 +84,12 @@ MACHINE = {
 }
 
 
+def measured(plan=PLAN, loads=LOADS, machine=MACHINE, http_plan=HTTP_PLAN, http_loads=HTTP_LOADS):
+    return Measured(plan, loads, http_plan, http_loads, SERVICE, machine)
+
+
 def test_markdown():
-    lines = load_test.markdown(PLAN, LOADS, SERVICE, SERVE, MACHINE).splitlines()
+    lines = load_test.markdown(measured(), SERVE).splitlines()
     assert lines[1] == "|---|---|" + "---:|" * 7
     assert lines[2] == "| slow | teacher | 40 | – | 60.0 / 90.0 / 99.0 | – | none | – | – |"
     assert lines[3] == (
@@ -69,7 +97,13 @@ def test_markdown():
     )
     assert "a CPU; instruction sets for int8: avx2" in lines[5]
     assert "that 1,000,000,000 requests a day need, at a peak of 2 times the mean" in lines[7]
-    assert "10,000 requests" in lines[9] and "0 requests were lost and 0 were answered wrongly" in lines[9]
+    at = next(i for i, line in enumerate(lines) if line.startswith("| step, over HTTP"))
+    assert lines[at + 2] == "| fast | 1500 | 1.2 / 2.5 / 4.4 | 3.0 | 700 | 34 | 3 | 2.10 |"
+    text = "\n".join(lines[at:])
+    assert "machines of 16 such cores that cost 0.70 an hour" in text
+    assert "run the model themselves, the service got 10,000 requests" in text
+    assert "7 requests were lost and 0 were answered wrongly" in text
+    assert "0 requests were lost and 0 were answered wrongly. It answered 512 a second" in text
 
 
 def test_what_is_not_whole_or_of_another_model_is_not_read(tmp_path, monkeypatch):
@@ -80,13 +114,13 @@ def test_what_is_not_whole_or_of_another_model_is_not_read(tmp_path, monkeypatch
     write_json("load_test/measured.json", {"small": identity.of_model(Path("calibrated/small"))})
     PLAN.rename_axis("scenario").to_csv("load_test/plan.csv")
     LOADS.assign(requests=100).to_csv("load_test/loads.csv", index=False)
+    HTTP_PLAN.rename_axis("scenario").to_csv("load_test/http_plan.csv")
+    HTTP_LOADS.assign(requests=100).to_csv("load_test/http_loads.csv", index=False)
     write_json("load_test/service.json", SERVICE)
     write_json("load_test/machine.json", MACHINE)
-    plan, loads, service, machine = load_test.read()
-    assert load_test.markdown(plan, loads, service, SERVE, machine) == load_test.markdown(
-        PLAN, LOADS, SERVICE, SERVE, MACHINE
-    )
-    for name in ("plan.csv", "loads.csv", "service.json", "machine.json"):
+    assert load_test.markdown(load_test.read(), SERVE) == load_test.markdown(measured(), SERVE)
+    names = ("plan.csv", "loads.csv", "http_plan.csv", "http_loads.csv", "service.json", "machine.json")
+    for name in names:
         text = (Path("load_test") / name).read_text()
         (Path("load_test") / name).write_text("")
         with pytest.raises(UserError, match=f"^load_test/{name} is empty"):
@@ -101,37 +135,39 @@ def test_what_cannot_be_had_is_a_dash():
     """Of few requests; whether the lowest load was late is known by its p50, or not at all."""
     plan = PLAN.assign(p95_ms=NAN, p99_ms=NAN, gain_low=NAN, gain_high=NAN, per_core=NAN, cores=NAN)
     loads = LOADS.assign(p99_ms=NAN)
-    service = {**SERVICE, "p99_ms": None}
-    text = load_test.markdown(plan, loads, service, SERVE, MACHINE | {"delays_ms": None})
+    http_plan = HTTP_PLAN.assign(p99_ms=NAN, p99_ms_in_process=NAN, per_core=NAN, cores=NAN, machines=NAN)
+    machine = MACHINE | {"delays_ms": None}
+    text = load_test.markdown(measured(plan, loads, machine, http_plan), SERVE)
     lines = text.splitlines()
     assert lines[2] == "| slow | teacher | 40 | – | 60.0 / – / – | – | none | – | – |"
     assert lines[3] == "| fast | small | 2000 | ×50.0 | 1.0 / – / – | 40% | – | – | – |"
-    assert "the p99 on this machine is – ms" in text and "a p99 of – ms" in text and "nan" not in text
+    assert "| fast | 1500 | 1.2 / 2.5 / – | – | – | – | – | – |" in lines
+    assert "the p99 on this machine is – ms" in text and "nan" not in text
 
 
 def test_a_hit_rate_that_is_not_the_one_asked_for_is_said():
-    assert "test queries give" not in load_test.markdown(PLAN, LOADS, SERVICE, SERVE, MACHINE)
+    assert "test queries give" not in load_test.markdown(measured(), SERVE)
     few = MACHINE | {"test_queries": 12, "expected_hit_rate": 1.0, "left_out": ["fast"]}
-    text = load_test.markdown(PLAN[:1], LOADS[:1], SERVICE, SERVE, few)
+    text = load_test.markdown(measured(PLAN[:1], LOADS[:1], few), SERVE)
     assert "**Left out: fast.** The 12 test queries give a cache of 256 a hit rate of 100%" in text
     near = MACHINE | {"test_queries": 534, "expected_hit_rate": 0.479}
-    text = load_test.markdown(PLAN, LOADS, SERVICE, SERVE, near)
+    text = load_test.markdown(measured(machine=near), SERVE)
     assert "The 534 test queries give a cache of 256 a hit rate of 48%" in text and "Left out" not in text
 
 
 def test_values_are_strict_json():
-    values = load_test.values(PLAN.assign(per_core=float("inf")), SERVICE, MACHINE)
+    values = load_test.values(measured(PLAN.assign(per_core=float("inf"))))
     assert values["slow"]["gain"] is None and values["service"] == SERVICE
     json.dumps(values, allow_nan=False)
 
 
 def test_a_noisy_machine_is_said():
-    text = load_test.markdown(PLAN, LOADS, SERVICE, SERVE, MACHINE)
+    text = load_test.markdown(measured(), SERVE)
     assert "the p99 on this machine is 0.3 ms." in text and "noisy" not in text
-    text = load_test.markdown(PLAN, LOADS, SERVICE, SERVE, MACHINE | {"delays_ms": 5.1})
+    text = load_test.markdown(measured(machine=MACHINE | {"delays_ms": 5.1}), SERVE)
     assert "**Too noisy to conclude.** The machine's own delays" in text
     loads = LOADS.assign(p99_ms=[99, 9, 4])
-    assert "at a lower load: fast." in load_test.markdown(PLAN, loads, SERVICE, SERVE, MACHINE)
+    assert "at a lower load: fast." in load_test.markdown(measured(loads=loads), SERVE)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +177,7 @@ def test_a_noisy_machine_is_said():
 )
 @pytest.mark.filterwarnings("error")
 def test_picture(plan, loads, tmp_path):
-    load_test.picture(plan, loads[loads["scenario"].isin(plan.index)], SERVE, tmp_path / "load_test.png")
+    shown, http = (table[table["scenario"].isin(plan.index)] for table in (loads, HTTP_LOADS))
+    load_test.picture(measured(plan, shown, http_loads=http), SERVE, tmp_path / "load_test.png")
     pixels = imread(tmp_path / "load_test.png")
     assert 500 < pixels.shape[1] <= 900 and pixels[..., :3].std() > 0.05

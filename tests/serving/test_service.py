@@ -6,6 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +19,9 @@ from hypothesis import strategies as st
 
 from stages import runtime
 from stages.serving import soak, traffic
-from stages.serving.service import MOST_BYTES, MOST_CHARACTERS, MOST_TEXTS, Service
+from stages.serving.options import Limits, Options
+from stages.serving.service import Service
+from stages.serving.workers import AHEAD
 
 QUERIES = [f"{verb} w{i} {rest}" for i in range(20, 50) for verb in ("send", "rent") for rest in ("car", "")]
 
@@ -38,8 +42,24 @@ def metric(port, name):
     return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)[1])
 
 
+def health(port):
+    return json.loads(soak.get(port, "/health"))
+
+
 def workers(port):
-    return json.loads(soak.get(port, "/health"))["workers"]
+    return health(port)["workers"]
+
+
+def parent(pid):
+    return int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
+
+
+def supervisor(port):
+    return parent(health(port)["processes"][0])
+
+
+def gone(*pids):
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 def until(true):
@@ -62,7 +82,7 @@ def expected(model):
 
 @pytest.fixture(scope="module")
 def port(model):
-    with soak.service(model, "--workers", "2") as port:
+    with soak.service(model, "--processes", "2") as port:
         yield port
 
 
@@ -108,9 +128,9 @@ BAD = {
     "neither": (b"{}", 400, "one of"),
     "a list": (b'["my balance"]', 400, "one of"),
     "null": (b"null", 400, "one of"),
-    "too long": (json.dumps({"text": "a" * (MOST_CHARACTERS + 1)}).encode(), 413, "characters"),
-    "too many": (json.dumps({"texts": ["a"] * (MOST_TEXTS + 1)}).encode(), 413, "texts"),
-    "too large": (b" " * (MOST_BYTES + 1), 413, "bytes"),
+    "too long": (json.dumps({"text": "a" * (Limits.characters + 1)}).encode(), 413, "characters"),
+    "too many": (json.dumps({"texts": ["a"] * (Limits.texts + 1)}).encode(), 413, "texts"),
+    "too large": (b" " * (Limits.body_bytes + 1), 413, "bytes"),
 }
 
 
@@ -125,8 +145,8 @@ def test_bad_requests(port, name):
 
 
 def test_just_short_enough(port):
-    assert ask(port, "a" * MOST_CHARACTERS)[0] == 200
-    assert post(port, json.dumps({"texts": ["my car"] * MOST_TEXTS}).encode())[0] == 200
+    assert ask(port, "a" * Limits.characters)[0] == 200
+    assert post(port, json.dumps({"texts": ["my car"] * Limits.texts}).encode())[0] == 200
 
 
 def test_odd_texts(port):
@@ -202,9 +222,9 @@ def test_whatever_is_sent_is_answered_or_refused(port, classifier, body):
         assert set(answer) == {"error"} and len(answer["error"].splitlines()) == 1
 
 
-def get(port, path, method="GET"):
+def get(port, path, method="GET", body=None):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request(method, path)
+    connection.request(method, path, body)
     response = connection.getresponse()
     return response, response.read()
 
@@ -225,7 +245,7 @@ def get(port, path, method="GET"):
         ("POST", "/predict/more", 404, None),
         ("POST", "/Predict", 404, None),
         ("GET", "/caf%C3%A9%FF", 404, None),
-        ("GET", "/", 404, None),
+        ("GET", "/doc", 404, None),
     ],
 )
 def test_what_is_not_there(port, method, path, status, allow):
@@ -253,7 +273,7 @@ def test_other_spellings_of_an_address(port, expected, path):
 
 
 def test_health_and_metrics_with_a_slash(port):
-    assert json.loads(get(port, "/health/")[1])["workers"] == workers(port)
+    assert json.loads(get(port, "/health/")[1]) == health(port)
     assert b"requests_total" in get(port, "/metrics/")[1]
 
 
@@ -265,7 +285,7 @@ def test_a_request_to_upgrade(port):
 
 
 def test_a_fault_of_the_service_is_json_too(model):
-    """As its workers were never started."""
+    """As its model was never loaded."""
     sent = []
 
     async def receive():
@@ -275,8 +295,7 @@ def test_a_fault_of_the_service_is_json_too(model):
         sent.append(message)
 
     scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
-    with pytest.raises(AttributeError):
-        asyncio.run(Service(model, 1, 1, 0).app()(scope, receive, send))
+    asyncio.run(Service(Options(model)).app()(scope, receive, send))
     start, body = sent
     assert start["status"] == 500
     assert list(json.loads(body["body"])) == ["error"]
@@ -292,108 +311,216 @@ def test_a_client_that_leaves(port):
     assert ask(port, "my balance")[0] == 200
 
 
-def test_a_mixed_load_with_a_worker_killed(model, expected):
+def mixed_load(port, expected):
     labels = {query: prediction.label for query, prediction in expected.items()}
     requests = soak.mix(traffic.draw(QUERIES, 1.0, 5000, seed=0), labels, 3000, seed=0)
-    with soak.service(model, "--workers", "2", "--cache", "20") as port:
+    return soak.run(port, requests, clients=8, kill=True)
+
+
+def test_a_worker_is_killed_and_nothing_is_lost(model, expected):
+    with soak.service(model, "--processes", "1", "--workers", "2", "--cache", "20") as port:
         before = workers(port)
-        found = soak.run(port, requests, clients=8, kill=True)
+        found = mixed_load(port, expected)
         assert (found["right"], found["wrong"], found["lost"]) == (3000, 0, 0)
-        until(lambda: len(workers(port)) == 2)
-        assert workers(port) != before
-        assert metric(port, "worker_restarts") == 1
+        until(lambda: len(workers(port)) == 2 and workers(port) != before)
+        assert metric(port, "worker_restarts_total") == 1
         lookups = [metric(port, f'cache_lookups_total{{result="{kind}"}}') for kind in ("hit", "miss")]
         assert min(lookups) > 100
 
 
-@contextmanager
-def stopped(model, *options):
-    """A service whose only worker stands still, and its clients."""
-    with soak.service(model, "--workers", "1", *options) as port, ThreadPoolExecutor(8) as clients:
-        (worker,) = workers(port)
-        os.kill(worker, signal.SIGSTOP)
-        yield port, worker, clients
+def test_a_process_is_killed_and_loses_what_it_had_accepted_alone(model, expected):
+    """At most a request of each client, none is answered wrongly, and the others go on."""
+    with soak.service(model, "--processes", "2") as port:
+        before = health(port)["processes"]
+        found = mixed_load(port, expected)
+        assert found["wrong"] == 0 and found["lost"] <= 8 and found["right"] == 3000 - found["lost"]
+        until(lambda: len(health(port)["processes"]) == 2 and set(health(port)["processes"]) != set(before))
+        until(lambda: metric(port, "processes_ready") == 2)
+        assert metric(port, "process_restarts_total") == 1
+        assert metric(port, "request_seconds_count") > 2900  # of the dead process too
 
 
-def test_a_request_outlives_its_worker(model, expected):
-    with stopped(model) as (port, worker, clients):
-        answer = clients.submit(ask, port, QUERIES[0])
-        until(lambda: metric(port, "texts_waiting") == 0)
-        time.sleep(0.2)
-        os.kill(worker, signal.SIGKILL)
-        assert answer.result()[1]["label"] == expected[QUERIES[0]].label
-        assert workers(port) != [worker]
+def test_one_port_and_several_processes(port, model):
+    """Each answers, /metrics is of all, and none of them listens where another service does."""
+    processes = health(port)["processes"]
+    assert len(processes) == 2 and supervisor(port) not in processes
+    before = [cpu_seconds(pid) for pid in processes]
+    label = ask(port, QUERIES[0])[1]["label"]
+    counted = metric(port, f'predictions_total{{label="{label}"}}')
+    for _ in range(300):
+        assert ask(port, QUERIES[0])[0] == 200
+    assert metric(port, f'predictions_total{{label="{label}"}}') == counted + 300
+    assert all(cpu_seconds(pid) > then for pid, then in zip(processes, before, strict=True))
+    failed = subprocess.run(
+        [sys.executable, "-m", "stages.commands", "serve", "--model", str(model), "--port", str(port)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert failed.returncode == 1 and f"error: cannot listen on 127.0.0.1, port {port}" in failed.stderr
 
 
-def test_a_full_queue(model, expected):
-    with stopped(model, "--queue", "2") as (port, worker, clients):
-        answers = [clients.submit(ask, port, QUERIES[0])]
-        time.sleep(0.2)  # taken up by the worker
-        for waiting in (1, 2):
-            answers.append(clients.submit(ask, port, QUERIES[waiting]))
-            until(lambda waiting=waiting: metric(port, "texts_waiting") == waiting)
-        status, answer = ask(port, QUERIES[3])
-        assert status == 503 and "try again" in answer["error"]
-        os.kill(worker, signal.SIGCONT)
-        for query, answer in zip(QUERIES, answers, strict=False):
-            assert answer.result()[1]["label"] == expected[query].label
+def cpu_seconds(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
-def test_nothing_accepted_is_lost_at_the_end(model, expected):
-    with stopped(model) as (port, worker, clients):
-        answers = [clients.submit(ask, port, query) for query in QUERIES[:6]]
-        until(lambda: metric(port, "texts_waiting") == 5)
-        parent = int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{worker}/status").read_text())[1])
-        os.kill(parent, signal.SIGTERM)
+def test_a_process_that_hangs_is_replaced_and_its_connections_wait(model, expected):
+    with soak.service(model, "--processes", "1", "--hung-seconds", "2") as port, ThreadPoolExecutor(1) as one:
+        (hung,) = health(port)["processes"]
+        os.kill(hung, signal.SIGSTOP)
+        answer = one.submit(ask, port, QUERIES[0])
+        assert answer.result()[1]["label"] == expected[QUERIES[0]].label  # not accepted, so not lost
+        assert gone(hung) and metric(port, "process_restarts_total") == 1
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "1")], ids=["processes", "workers"])
+def test_what_was_accepted_is_answered_at_the_end(model, expected, options):
+    """A request whose body is still on its way when SIGTERM comes; no other connection is taken."""
+    with soak.service(model, "--processes", "2", *options) as port:
+        everyone = [supervisor(port), *health(port)["processes"], *workers(port)]
+        body = json.dumps({"text": QUERIES[0]}).encode()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.putrequest("POST", "/predict")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body[:5])
+        time.sleep(0.3)
+        os.kill(everyone[0], signal.SIGTERM)
         time.sleep(0.5)
-        assert not any(answer.done() for answer in answers)
-        os.kill(worker, signal.SIGCONT)
-        for query, answer in zip(QUERIES, answers, strict=False):
-            status, content = answer.result()
-            assert (status, content["label"]) == (200, expected[query].label)
         with pytest.raises(OSError):
-            until(lambda: not soak.get(port, "/health"))
-        until(lambda: not Path(f"/proc/{worker}").exists())
+            soak.get(port, "/health")
+        connection.send(body[5:])
+        response = connection.getresponse()
+        assert json.loads(response.read())["label"] == expected[QUERIES[0]].label
+        until(lambda: gone(*everyone[1:]))
 
 
 def test_half_a_request_does_not_hold_up_the_end(model):
-    with stopped(model) as (port, worker, _):
+    with soak.service(model, "--processes", "1", "--body-seconds", "1") as port:
+        (process,) = health(port)["processes"]
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         connection.putrequest("POST", "/predict")
         connection.putheader("Content-Length", "100")
         connection.endheaders(b"{")
         time.sleep(0.2)
-        os.kill(
-            int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{worker}/status").read_text())[1]), signal.SIGTERM
-        )
+        os.kill(parent(process), signal.SIGTERM)
         response = connection.getresponse()
-        assert response.status == 408 and "not all there" in json.loads(response.read())["error"]
-        until(lambda: not Path(f"/proc/{worker}").exists())
+        assert response.status == 408 and "after 1 s" in json.loads(response.read())["error"]
+        until(lambda: gone(process))
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "1")], ids=["processes", "workers"])
+def test_all_end_with_the_supervisor(model, options):
+    with soak.service(model, "--processes", "2", *options) as port:
+        others = health(port)["processes"] + workers(port)
+        os.kill(supervisor(port), signal.SIGKILL)
+        until(lambda: gone(*others))
+
+
+@contextmanager
+def stopped(model, *options):
+    """A service whose only worker stands still, with as many texts as it is sent ahead, and its clients."""
+    with (
+        soak.service(model, "--processes", "1", "--workers", "1", *options) as port,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        (worker,) = workers(port)
+        os.kill(worker, signal.SIGSTOP)
+        body = json.dumps({"texts": QUERIES[:AHEAD]})
+        first = clients.submit(post, port, body)
+        until(lambda: metric(port, "texts_waiting") == 0)
+        time.sleep(0.2)
+        yield port, worker, clients, first
+
+
+def labels(answer):
+    status, content = answer.result()
+    assert status == 200
+    return [p["label"] for p in content.get("predictions", [content])]
+
+
+def test_requests_outlive_their_worker(model, expected):
+    with stopped(model) as (port, worker, _, first):
+        os.kill(worker, signal.SIGKILL)
+        assert labels(first) == [expected[query].label for query in QUERIES[:AHEAD]]
+        assert workers(port) != [worker]
+
+
+def test_a_full_queue(model, expected):
+    with stopped(model, "--queue", "2") as (port, worker, clients, first):
+        answers = []
+        for waiting in (1, 2):
+            answers.append(clients.submit(ask, port, QUERIES[waiting]))
+            until(lambda waiting=waiting: metric(port, "texts_waiting") == waiting)
+        response, content = get(port, "/predict", "POST", json.dumps({"text": QUERIES[3]}))
+        assert response.status == 503 and "try again" in json.loads(content)["error"]
+        assert response.headers["Retry-After"] == "1"
+        os.kill(worker, signal.SIGCONT)
+        assert len(labels(first)) == AHEAD
+        assert [labels(answer) for answer in answers] == [[expected[query].label] for query in QUERIES[1:3]]
+
+
+def test_nothing_accepted_is_lost_at_the_end(model, expected):
+    with stopped(model) as (port, worker, clients, first):
+        answers = [clients.submit(ask, port, query) for query in QUERIES[:5]]
+        until(lambda: metric(port, "texts_waiting") == 5)
+        everyone = [*health(port)["processes"], worker]
+        os.kill(supervisor(port), signal.SIGTERM)
+        time.sleep(0.5)
+        assert not any(answer.done() for answer in (first, *answers))
+        os.kill(worker, signal.SIGCONT)
+        assert len(labels(first)) == AHEAD
+        assert [labels(answer) for answer in answers] == [[expected[query].label] for query in QUERIES[:5]]
+        with pytest.raises(OSError):
+            until(lambda: not soak.get(port, "/health"))
+        until(lambda: gone(*everyone))
 
 
 def test_what_a_client_that_left_had_asked_is_not_answered(model, expected):
     """Texts before another's, of clients that do not wait for them: each takes no worker's time."""
-    with stopped(model, "--queue", "5000") as (port, worker, clients):
-        answer = clients.submit(ask, port, QUERIES[0])  # which the worker has taken up
-        time.sleep(0.2)
-        body = json.dumps({"texts": ["my car"] * MOST_TEXTS}).encode()
-        gone = [http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(4)]
-        for connection in gone:
+    with stopped(model, "--queue", "5000") as (port, worker, _, first):
+        body = json.dumps({"texts": ["my car"] * Limits.texts}).encode()
+        left = [http.client.HTTPConnection("127.0.0.1", port, timeout=30) for _ in range(4)]
+        for connection in left:
             connection.request("POST", "/predict", body)
-        until(lambda: metric(port, "texts_waiting") == 4 * MOST_TEXTS)
-        for connection in gone:
+        until(lambda: metric(port, "texts_waiting") == 4 * Limits.texts)
+        for connection in left:
             connection.close()
         time.sleep(0.2)
         os.kill(worker, signal.SIGCONT)
         assert ask(port, QUERIES[1])[1]["label"] == expected[QUERIES[1]].label
-        assert answer.result()[0] == 200
+        assert len(labels(first)) == AHEAD
         assert metric(port, 'requests_total{status="499"}') == 4
+        assert metric(port, "prediction_score_count") == AHEAD + 1
+
+
+def test_limits_are_options(model):
+    limits = ("--max-body", "100", "--max-characters", "10", "--max-texts", "2")
+    with soak.service(model, "--processes", "1", *limits) as port:
+        assert ask(port, "my balance")[0] == 200
+        for body, error in (
+            ('{"text": "my balances"}', "11 characters: send at most 10"),
+            ('{"texts": ["a", "b", "c"]}', "3 texts: send at most 2"),
+            (" " * 101, "longer than 100 bytes"),
+        ):
+            status, answer = post(port, body)
+            assert status == 413 and error in answer["error"]
+
+
+def test_a_model_that_does_not_load(models):
+    (models / "student-ort" / "model.onnx").write_bytes(b"nothing")
+    for options in ((), ("--workers", "1")):
+        command = [sys.executable, "-m", "stages.commands", "serve", "--model", "models/student-ort"]
+        failed = subprocess.run([*command, "--port", "0", *options], capture_output=True, text=True)
+        assert failed.returncode == 1
+        assert failed.stderr.splitlines()[-1].startswith("error: models/student-ort: ")
+        assert "Traceback" not in failed.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "x", "--workers", "0"], "'--workers'"),
+        (["--model", "x", "--processes", "0"], "'--processes'"),
+        (["--model", "x", "--workers", "-1"], "'--workers'"),
+        (["--model", "x", "--body-seconds", "0"], "'--body-seconds'"),
         (["--model", "x", "--cache", "-1"], "'--cache'"),
         (["--model", "x", "--port", "99999"], "'--port'"),
     ],

@@ -55,7 +55,7 @@ def test_an_answer_that_is_no_json():
 
 def test_answers_that_are_wrong_or_lost_are_counted(models):
     asked = Asked(b'{"text": "my balance"}', 200, ("no such label",))
-    with soak.service(models / "student-ort", "--workers", "1") as port:
+    with soak.service(models / "student-ort", "--processes", "1") as port:
         found = soak.run(port, [asked] * 20, clients=2, kill=False)
     assert (found["right"], found["wrong"], found["lost"]) == (0, 20, 0)
     gone = soak.run(port, [asked] * 20, clients=2, kill=False)

@@ -4,65 +4,84 @@ import signal
 
 import pytest
 
-from stages import runtime
 from stages.serving import workers
-from stages.serving.workers import Workers, WorkersFailed
+from stages.serving.model import Model
+from stages.serving.workers import AHEAD, Workers, WorkersFailed
 
-TEXT = "my balance"
+TEXTS = ["my balance", "send money", "rent a car"]
 
 
-async def here():
+def here():
     return False
 
 
-def serve(folder, use):
+def serve(folder, use, hung_seconds=10.0):
     """The result of `use(pool)`, of a pool of one worker."""
 
     async def main():
-        pool = Workers(folder, 1, waiting=10)
+        pool = Workers(folder, 1, 50, hung_seconds, restarted=lambda: restarts.append(1))
         await pool.start()
         try:
             return await use(pool)
         finally:
             await pool.stop()
 
-    return asyncio.run(main())
+    restarts = []
+    return asyncio.run(main()), len(restarts)
 
 
 def pid(pool):
-    (worker,) = pool.ready.values()
-    return worker.process.pid
+    (worker,) = pool.ready
+    return worker.child.pid
 
 
-def test_a_worker_that_hangs_is_replaced(models, monkeypatch):
-    monkeypatch.setattr(workers, "PATIENCE", 0.5)
+def answers(folder, texts):
+    model = Model(folder)
+    return [model.answer(text) for text in texts]
+
+
+def test_a_worker_that_hangs_is_replaced(models):
     folder = models / "student-ort"
 
     async def use(pool):
-        hung = pid(pool)
-        os.kill(hung, signal.SIGSTOP)
-        answers = await pool.predict([TEXT, TEXT], here)
-        assert pool.restarts == 1 and pid(pool) != hung
-        return answers
+        os.kill(pid(pool), signal.SIGSTOP)
+        return await pool.ask(TEXTS, here)
 
-    assert serve(folder, use) == runtime.load(folder).predict([TEXT]) * 2
+    assert serve(folder, use, hung_seconds=0.5) == (answers(folder, TEXTS), 1)
 
 
 def test_a_text_that_kills_its_workers_is_given_up(models, monkeypatch):
-    """And the next one is answered."""
+    """And those that the worker had been sent with it are answered."""
     monkeypatch.setattr(workers, "ATTEMPTS", 1)
     folder = models / "student-ort"
 
     async def use(pool):
+        os.kill(pid(pool), signal.SIGSTOP)
+        asked = [asyncio.create_task(pool.ask([text], here)) for text in TEXTS * AHEAD]
+        await asyncio.sleep(0.1)
         os.kill(pid(pool), signal.SIGKILL)
         with pytest.raises(WorkersFailed):
-            await pool.predict([TEXT], here)
-        return await pool.predict([TEXT], here)
+            await asked[0]
+        return [answer for task in asked[1:] for answer in await task]
 
-    assert serve(folder, use) == runtime.load(folder).predict([TEXT])
+    assert serve(folder, use) == (answers(folder, (TEXTS * AHEAD)[1:]), 1)
+
+
+def test_a_text_that_the_model_fails_on(models):
+    """The worker lives, and the next text is answered."""
+    folder = models / "student-ort"
+
+    async def use(pool):
+        pool.ready[0].child.send(5)
+        pool.ready[0].jobs.append(workers.Job(-1, "", here, failed := asyncio.Future()))
+        with pytest.raises(RuntimeError, match="TypeError"):
+            await failed
+        return await pool.ask(TEXTS[:1], here)
+
+    assert serve(folder, use) == (answers(folder, TEXTS[:1]), 0)
 
 
 def test_a_model_that_does_not_load(models):
     (models / "student-ort" / "model.onnx").write_bytes(b"nothing")
-    with pytest.raises(OSError, match="a worker could not load"):
-        asyncio.run(Workers(models / "student-ort", 2, waiting=1).start())
+    with pytest.raises(OSError, match="a worker could not load it: InvalidProtobuf"):
+        asyncio.run(Workers(models / "student-ort", 2, 1, 10.0).start())

@@ -1,0 +1,121 @@
+"""Texts that wait to be answered, and the model in this process that answers them."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from pathlib import Path
+
+from stages.serving.model import Answer, Model
+
+
+class QueueFull(Exception):
+    """As many texts are waiting as may."""
+
+
+class Abandoned(Exception):
+    """Whoever asked has left."""
+
+
+@dataclass(order=True, slots=True)
+class Job:
+    number: int
+    text: str = field(compare=False)
+    abandoned: Callable[[], bool] = field(compare=False)
+    answer: asyncio.Future = field(compare=False)
+    attempts: int = field(default=0, compare=False)
+
+
+class Answering(ABC):
+    """A queue, and what answers the texts in it in the order that they came.
+
+    No more are taken in while `limit` of them wait. `waiting` is told how many do.
+    """
+
+    def __init__(self, limit: int, waiting: Callable[[float], None]):
+        self.limit, self.waiting = limit, waiting
+        self.numbers = count()
+        # A heap by number: a job that is put back comes out before those that came later.
+        self.queue: list[Job] = []
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Return once texts can be answered."""
+
+    @abstractmethod
+    async def stop(self) -> None: ...
+
+    @abstractmethod
+    def go_on(self) -> None:
+        """Take up what waits, as far as there is room for it. Called whenever a job is put."""
+
+    async def ask(self, texts: list[str], abandoned: Callable[[], bool]) -> list[Answer]:
+        """The answers to `texts`, unless by the time of a text's turn it is `abandoned`.
+
+        Raises QueueFull, Abandoned, or what went wrong with a text.
+        """
+        if len(self.queue) >= self.limit:
+            raise QueueFull
+        new_answer = asyncio.get_running_loop().create_future
+        jobs = [Job(next(self.numbers), text, abandoned, new_answer()) for text in texts]
+        for job in jobs:
+            self.put(job)
+        try:
+            if len(jobs) == 1:
+                return [await jobs[0].answer]
+            return await asyncio.gather(*(job.answer for job in jobs))
+        finally:
+            for job in jobs:
+                job.answer.cancel()
+
+    def put(self, job: Job) -> None:
+        heappush(self.queue, job)
+        self.waiting(len(self.queue))
+        self.go_on()
+
+    def take(self) -> Job | None:
+        """The next job that somebody waits for."""
+        job = None
+        while self.queue and job is None:
+            job = heappop(self.queue)
+            if job.answer.done():
+                job = None
+            elif job.abandoned():
+                job.answer.set_exception(Abandoned())
+                job = None
+        self.waiting(len(self.queue))
+        return job
+
+
+class Here(Answering):
+    """The model in this process, between whose answers the event loop reads, refuses and sends."""
+
+    def __init__(self, folder: Path, limit: int, waiting: Callable[[float], None]):
+        super().__init__(limit, waiting)
+        self.folder = folder
+        self.busy = False
+
+    async def start(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.model = Model(self.folder)
+
+    async def stop(self) -> None:
+        pass
+
+    def go_on(self) -> None:
+        if not self.busy:
+            self.busy = True
+            self.loop.call_soon(self._answer_one)
+
+    def _answer_one(self) -> None:
+        job = self.take()
+        if job is None:
+            self.busy = False
+            return
+        try:
+            job.answer.set_result(self.model.answer(job.text))
+        except Exception as error:
+            job.answer.set_exception(error)
+        self.loop.call_soon(self._answer_one)  # once the loop has been round
