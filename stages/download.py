@@ -77,6 +77,8 @@ def main():
     outliers.write(accounts)
     for split, table in queries.items():
         print(f"{split}: {len(table):,} queries, {table['intent'].nunique()} intents")
+    if few := splits.rare(queries["train"]):
+        print(few)
     if extra:
         print(f"unlabelled: {len(extra):,} texts")
 

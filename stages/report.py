@@ -43,6 +43,8 @@ def main():
     predictions = answers.predictions(rows)
     ancestors = table["ancestor"].dropna().to_dict()
     differences = answers.differences(predictions, labels, ancestors)
+    f1 = answers.by_intent(predictions["calibrated"], labels, intents)
+    table["macro_f1_calibrated"] = answers.macro_f1(f1)
     loaded = load_test.read()
     with replacing(folder / "tables") as scratch:
         scratch.mkdir()
@@ -52,6 +54,7 @@ def main():
         answers.by_domain(predictions["calibrated"], labels, intents, domains.read()).to_csv(
             scratch / "domains.csv", float_format="%.4f"
         )
+        f1.to_csv(scratch / "intents.csv", float_format="%.4f")
         answers.confusions(predictions["calibrated"], labels, intents).to_csv(
             scratch / "confusions.csv", index=False
         )
@@ -99,6 +102,7 @@ def main():
     sections = {
         "Results": results.markdown(table, machine),
         "Accuracy": answers.comparison_markdown(differences, ancestors),
+        "Intents": answers.rare_markdown(f1),
         "Latency": results.latency_markdown(latency, rows, machine),
         "Calibration": results.calibration_markdown(table),
         "Size": results.sizes_markdown(table),

@@ -69,18 +69,26 @@ def texts(lines: Iterable[bytes]) -> Iterator[str]:
 @click.command(cls=QueryCommand)
 @click.option("--model", type=click.Path(path_type=Path), required=True, help="A model folder.")
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Of the model.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Take QUERY as a file; write it here.")
+@click.option("--column", help="Of the file, the column of the queries: text, if not given.")
 @click.argument("query", required=False)
-def command(model: Path, threads: int, query: str | None):
+def command(model: Path, threads: int, output: Path | None, column: str | None, query: str | None):
     """Name the intent of a query, or of lines of input.
 
     A QUERY gives its label and score. One that begins with a dash has a space in it, or comes after --.
     Lines of standard input, in UTF-8, give a JSON object each, as they come. Models in calibrated/ know when
     a query is out of scope.
 
+    With -o, QUERY is a file: CSV (any delimiter), TSV, JSON lines or Parquet. The columns `prediction` and
+    `score` are added to its own.
+
     \b
     intents predict --model calibrated/distilled-ort-int8 "I'd like to rent a vehicle in Paris"
     intents predict --model calibrated/distilled-ort-int8 < queries.txt
+    intents predict --model calibrated/distilled-ort-int8 queries.csv -o answers.csv
     """
+    if (output is not None or column is not None) and (query is None or output is None):
+        raise UserError("a file of queries goes with --output: intents predict queries.csv -o answers.csv")
     if query is not None:
         query = typed(query, "the query")
         if not query.strip():
@@ -91,6 +99,15 @@ def command(model: Path, threads: int, query: str | None):
 
     classifier = runtime.load(model, threads)
     warn_if_uncalibrated(model)
+    if output is not None and query is not None:
+        from stages.data import answered
+
+        def predict(texts: list[str]) -> list[runtime.Prediction]:
+            return [classifier.predict([text])[0] for text in texts]  # as single queries are served
+
+        count = answered.write(Path(query), column or "text", output, predict)
+        click.echo(f"{output}: {count:,} queries")
+        return
     if query is not None:
         prediction = classifier.predict([query])[0]
         click.echo(f"{prediction.label} {prediction.score:.4f}")

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +25,7 @@ MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
+SETTINGS = "set data.text_column and data.intent_column"
 LINE_BREAK = re.compile("[\r\n]")
 
 Row = tuple[str, object, object]  # place, text, intent
@@ -38,7 +39,9 @@ def read(path: Path, text_column: str, intent_column: str) -> pd.DataFrame:
     columns = (text_column, intent_column)
     suffix = path.suffix.lower()
     if suffix in DELIMITED:
-        return table(_delimited(path, columns))
+        names, _, rows = delimited(path, columns)
+        at = [names.index(column) for column in columns]
+        return table((place, row[at[0]], row[at[1]]) for place, row in rows)
     if suffix in JSON_LINES:
         return table(_json_lines(path, columns))
     if suffix == ".json":
@@ -56,8 +59,8 @@ def table(rows: Iterable[Row]) -> pd.DataFrame:
     """
     rows = list(rows)
     places = [place for place, _, _ in rows]
-    texts = _strings([text for _, text, _ in rows], "text", places)
-    intents = [intent.strip() for intent in _strings([intent for _, _, intent in rows], "intent", places)]
+    texts = strings([text for _, text, _ in rows], "text", places)
+    intents = [intent.strip() for intent in strings([intent for _, _, intent in rows], "intent", places)]
     known = set(intents)
     for place, text, intent in zip(places, texts, intents, strict=True):
         if LINE_BREAK.search(intent):
@@ -92,8 +95,8 @@ def arrow(
 ) -> pd.DataFrame:
     """The queries of an Arrow table; with `names`, its intents are indices of these."""
     columns = (text_column, intent_column)
-    _check_columns(content.column_names, columns, where)
-    texts, intents = (_python_values(content.column(column)) for column in columns)
+    check_columns(content.column_names, columns, where)
+    texts, intents = (python_values(content.column(column)) for column in columns)
     if names is not None:
         intents = [names[i] if i is not None and 0 <= i < len(names) else None for i in intents]
     places = [f"{where}, row {i}" for i in range(1, len(texts) + 1)]
@@ -122,7 +125,7 @@ def decode(path: Path) -> str:
 
 def read_json(path: Path):
     """A JSON file's value, each number as it is written; an object with a key twice is a UserError."""
-    return _json(decode(path), str(path))
+    return parse(decode(path), str(path))
 
 
 def _no_constant(name: str):
@@ -137,7 +140,8 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
     return made
 
 
-def _json(text: str, place: str):
+def parse(text: str, place: str):
+    """The value of JSON, as `read_json` has it."""
     try:
         return json.loads(
             text, parse_int=str, parse_float=str, parse_constant=_no_constant, object_pairs_hook=_object
@@ -152,29 +156,34 @@ def _json_lines(path: Path, columns: tuple[str, str]) -> Iterator[Row]:
     for number, line in enumerate(io.StringIO(decode(path), newline=None), 1):
         if line.strip():
             place = f"{path}, line {number}"
-            yield place, *_fields(_json(line, place), columns, place)
+            yield place, *_fields(parse(line, place), columns, place)
 
 
 def _fields(record: object, columns: tuple[str, str], place: str) -> tuple[object, object]:
     if not isinstance(record, dict):
         raise UserError(f"{place}: not an object with {columns[0]!r} and {columns[1]!r}: correct it")
-    _check_columns(list(record), columns, place)
+    check_columns(list(record), columns, place)
     return record[columns[0]], record[columns[1]]
 
 
-def _check_columns(names: list[str], columns: tuple[str, str], where: str) -> None:
+def check_columns(names: list[str], columns: Sequence[str], where: str, advice: str = SETTINGS) -> None:
+    """A UserError, if one of the `columns` is not among `names`, or is twice."""
     for column in columns:
         if column not in names:
             raise UserError(
-                f"{where} has no column {column!r}; it has {', '.join(map(repr, names)) or 'none'}: "
-                "set data.text_column and data.intent_column"
+                f"{where} has no column {column!r}; it has {', '.join(map(repr, names)) or 'none'}: {advice}"
             )
         if names.count(column) > 1:
             raise UserError(f"{where} has the column {column!r} {names.count(column)} times: rename one")
 
 
-def _delimited(path: Path, columns: tuple[str, str]) -> Iterator[Row]:
-    """The rows of a file whose delimiter is the one that finds the columns in the header."""
+def delimited(
+    path: Path, columns: Sequence[str], advice: str = SETTINGS
+) -> tuple[list[str], str, list[tuple[str, list[str]]]]:
+    """The header, the delimiter, and the rows, each with its place, of a file that has the `columns`.
+
+    The delimiter is the one that finds them in the header.
+    """
     content = decode(path)
     candidates = list(DELIMITERS)
     if excel := re.match("sep=([,;\t|])[\r\n]", content, re.IGNORECASE):
@@ -185,6 +194,7 @@ def _delimited(path: Path, columns: tuple[str, str]) -> Iterator[Row]:
         (d for d in headers if {*columns} <= {*headers[d]}), max(headers, key=lambda d: len(headers[d]))
     )
     names: list[str] | None = None
+    rows: list[tuple[str, list[str]]] = []
     begin = 1
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -194,7 +204,7 @@ def _delimited(path: Path, columns: tuple[str, str]) -> Iterator[Row]:
                 continue
             if names is None:
                 names = [name.strip() for name in row]
-                _check_columns(names, columns, str(path))
+                check_columns(names, columns, str(path), advice)
             elif [name.strip("\ufeff ") for name in row] == names:
                 raise UserError(f"{place}: the header stands here again: remove the line")
             elif len(row) != len(names):
@@ -203,14 +213,15 @@ def _delimited(path: Path, columns: tuple[str, str]) -> Iterator[Row]:
                     f"a {DELIMITERS.get(delimiter, delimiter)}, and fill what is missing"
                 )
             else:
-                yield place, row[names.index(columns[0])], row[names.index(columns[1])]
+                rows.append((place, row))
     except csv.Error as error:
         raise UserError(
             f"{path}, line {begin}: the row that begins here is broken ({error}): close its quotes, and "
             "double those within a quoted text"
         ) from None
     if names is None:
-        raise UserError(f"{path} is empty: it needs a header with {columns[0]!r} and {columns[1]!r}")
+        raise UserError(f"{path} is empty: it needs a header with {' and '.join(map(repr, columns))}")
+    return names, delimiter, rows
 
 
 def _header(content: str, delimiter: str) -> list[str]:
@@ -221,13 +232,18 @@ def _header(content: str, delimiter: str) -> list[str]:
         return []
 
 
-def _parquet(path: Path, columns: tuple[str, str]) -> pd.DataFrame:
+def read_parquet(path: Path) -> pa.Table:
+    """The table of a Parquet file; a UserError, if it is not whole."""
     try:
-        content = pq.ParquetFile(io.BytesIO(path.read_bytes())).read()
+        return pq.ParquetFile(io.BytesIO(path.read_bytes())).read()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} is not whole Parquet ({' '.join(str(error).split())}): get it again"
         ) from None
+
+
+def _parquet(path: Path, columns: tuple[str, str]) -> pd.DataFrame:
+    content = read_parquet(path)
     return arrow(content, *columns, str(path), _class_names(content.schema, columns[1]))
 
 
@@ -240,7 +256,7 @@ def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
         return None
 
 
-def _python_values(column: pa.ChunkedArray) -> list:
+def python_values(column: pa.ChunkedArray) -> list:
     """The values, strings as their bytes: Arrow does not promise that they are UTF-8."""
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -251,15 +267,16 @@ def _python_values(column: pa.ChunkedArray) -> list:
     return column.to_pylist()
 
 
-def _strings(values: list, name: str, places: list[str]) -> list[str]:
-    strings = [_string(value, name, place) for value, place in zip(values, places, strict=True)]
-    empty = [place for string, place in zip(strings, places, strict=True) if not string.strip()]
+def strings(values: list, name: str, places: list[str]) -> list[str]:
+    """The values as strings; a UserError names the first that is empty or no string, or half a character."""
+    made = [_string(value, name, place) for value, place in zip(values, places, strict=True)]
+    empty = [place for string, place in zip(made, places, strict=True) if not string.strip()]
     if empty:
         raise UserError(
             f"{empty[0]}: the {name} is empty, or neither a string nor a number; {len(empty)} of "
             f"{len(places)} rows are so: fill them or remove them"
         )
-    return strings
+    return made
 
 
 def _string(value: object, name: str, place: str) -> str:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from stages.core.errors import UserError
 
+FEW = 10  # training queries of an intent, under which a warning names it
 # What sources call each split.
 NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
@@ -35,6 +36,20 @@ def split(
         parts["validation"] += rows[test : test + validation]
         parts["train"] += rows[test + validation :]
     return {name: table.iloc[sorted(rows)].reset_index(drop=True) for name, rows in parts.items()}
+
+
+def rare(train: pd.DataFrame) -> str | None:
+    """A line that names the intents with fewer than FEW training queries, rarest first; None without any."""
+    counts = train["intent"].value_counts(ascending=True)
+    few = counts[counts < FEW]
+    if few.empty:
+        return None
+    named = ", ".join(f"{intent} ({count})" for intent, count in few.iloc[:5].items())
+    more = ", …" if len(few) > 5 else ""
+    return (
+        f"warning: {len(few)} of {len(counts)} intents have fewer than {FEW} training queries: {named}{more}."
+        " Add some; the report has the F1 of each intent"
+    )
 
 
 def complete(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from stages.measurement.statistics import mcnemar, verdicts, wilson
-from stages.reporting.markdown import table_of
+from stages.reporting.markdown import percent, table_of
 from stages.reporting.results import calibration
 from stages.runtime.calibration import NONE
 
@@ -94,6 +94,46 @@ def comparison_markdown(comparison: pd.DataFrame, ancestors: dict[str, str]) -> 
 
 def _difference(gained: float, verdict: str) -> str:
     return "–" if pd.isna(gained) else f"{100 * gained:+.1f}, {verdict}"
+
+
+def by_intent(answers: pd.DataFrame, labels: np.ndarray, names: list[str]) -> pd.DataFrame:
+    """F1 of each model (a column) for each intent (a row), beside the `queries` that the intent has.
+
+    It is the harmonic mean of precision and recall, 2·TP / (2·TP + FP + FN). NaN where an intent has no query
+    and is not answered.
+    """
+    counts = np.bincount(labels, minlength=len(names))
+    table = {"queries": counts}
+    for model in answers:
+        answered = answers[model].to_numpy()
+        right = np.bincount(labels[answered == labels], minlength=len(names))
+        both = counts + np.bincount(answered, minlength=len(names))
+        table[model] = np.divide(2 * right, both, out=np.full(len(names), np.nan), where=both > 0)
+    return pd.DataFrame(table, index=pd.Index(names, name="intent"))
+
+
+def macro_f1(by_intent: pd.DataFrame) -> pd.Series:
+    """The mean F1 of the intents that have queries, for each model: a rare one counts as a frequent one."""
+    return by_intent[by_intent["queries"] > 0].drop(columns="queries").mean()
+
+
+def rare_markdown(by_intent: pd.DataFrame, most: int = 10) -> str:
+    """The intents that the models find hardest, by their mean F1."""
+    there = by_intent[by_intent["queries"] > 0]
+    models = there.columns.drop("queries")
+    hardest = there.loc[there[models].mean(axis=1).sort_values(kind="stable").index[:most]]
+    rows = [["*mean of all intents (macro-F1)*", "", *(percent(value) for value in macro_f1(by_intent))]]
+    rows += [
+        [str(intent), str(int(row["queries"])), *(percent(row[model]) for model in models)]
+        for intent, row in hardest.iterrows()
+    ]
+    return table_of(
+        ["intent", "test queries", *models],
+        rows,
+        "F1 of calibrated answers on the test split. The mean counts a rare intent as much as a frequent "
+        f"one. Below it are the {len(hardest)} intents with the lowest F1; intents.csv has all. An F1 of few "
+        "queries is not sure.",
+    )
 
 
 def by_domain(

@@ -31,6 +31,7 @@ TABLES = """| table | what |
 | [accuracy.csv](tables/accuracy.csv) | accuracy with intervals, and differences with p-values |
 | [right.csv](tables/right.csv) | which test queries each model has right (`intents compare` reads it) |
 | [domains.csv](tables/domains.csv) | accuracy in each domain |
+| [intents.csv](tables/intents.csv) | F1 for each intent, and its test queries |
 | [confusions.csv](tables/confusions.csv) | the most frequent mistakes of each model |
 | [latency.csv](tables/latency.csv) | all measures of time and memory |
 | [pruning.csv](tables/pruning.csv) | models with pruned weights: method, sparsity, accuracy |

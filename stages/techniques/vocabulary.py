@@ -321,14 +321,19 @@ def prune(parent: Path, folder: Path, texts: Iterable[str], vocab_size: int = 0,
 
     place = {old: new for new, old in enumerate(rows)}
     after = weights[key] = before[rows]
-    config |= {"vocab_size": len(rows), **{key: place.get(i) for key, i in named.items()}}
+    new_config = config | {"vocab_size": len(rows), **{key: place.get(i) for key, i in named.items()}}
     family = FAMILIES.get(config["model_type"])
     key = f"{family.embeddings}.position_embeddings.weight" if family else ""
-    if family and key in weights and source["truncation"]:
-        weights[key] = weights[key][: family.first_position(config) + source["truncation"]["max_length"]]
-        config["max_position_embeddings"] = len(weights[key])
+    if family and key in weights:
+        first = family.first_position(new_config)  # which moves with the padding's id
+        begin = family.first_position(config) - first
+        end = begin + first + source["truncation"]["max_length"] if source["truncation"] else None
+        weights[key] = weights[key][begin:end]
+        new_config["max_position_embeddings"] = len(weights[key])
+        if config.get("relative_attention") and config.get("max_relative_positions", -1) < 1:
+            new_config["max_relative_positions"] = config["max_position_embeddings"]
     folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(new_config, indent=2) + "\n", encoding="utf-8")
     safetensors.numpy.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     if "added_tokens_decoder" in settings:
         decoder = settings["added_tokens_decoder"]

@@ -3,7 +3,9 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from clone import ROOT
@@ -179,3 +181,23 @@ def test_a_model_without_calibration_is_said(models):
     result = CliRunner().invoke(main, ["predict", "--model", "models/student", "my balance"])
     assert result.stderr.startswith("note: models/student is not calibrated: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_file_of_queries(models, intents):
+    """Each row has the answer that its query has alone."""
+    Path("queries.csv").write_text("id;query\n7;send money\n8;ça va\n", encoding="utf-8")
+    arguments = ["predict", "--model", "models/student", "queries.csv", "-o", "answers.csv"]
+    assert intents(*arguments, "--column", "query") == "answers.csv: 2 queries\n"
+    table = pd.read_csv("answers.csv", sep=";")
+    assert table.columns.tolist() == ["id", "query", "prediction", "score"]
+    label, score = intents("predict", "--model", "models/student", "send money").split()
+    assert table.loc[0].tolist() == [7, "send money", label, pytest.approx(float(score), abs=1e-4)]
+    assert "no column 'text'" in intents(*arguments, fails=1)
+    assert "goes with --output" in intents("predict", "--model", "models/student", "-o", "a.csv", fails=1)
+
+
+def test_from_python(models):
+    """As the README of conf/ has it."""
+    answers = runtime.load("models/student").predict(["send money", "what is my balance"])
+    assert [type(answer.label) for answer in answers] == [str, str]
+    assert all(1 / 3 <= answer.score <= 1 for answer in answers)

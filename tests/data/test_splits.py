@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.core.errors import UserError
-from stages.data.splits import complete, split, split_counts, take_out
+from stages.data.splits import complete, rare, split, split_counts, take_out
 
 FRACTION = st.floats(min_value=0, max_value=0.5, exclude_min=True, exclude_max=True)
 SIZES = {"balance": 40, "oos": 10, "transfer": 3}
@@ -85,3 +85,10 @@ def test_given_splits_stay():
     given = {"train": queries(SIZES), "validation": queries({"oos": 1}), "test": queries({"oos": 2})}
     assert complete(given, 0.2, 0.1, seed=0) is given
     assert list(complete({"train": queries(SIZES)}, 0.2, 0.1, seed=0)) == ["train", "validation", "test"]
+
+
+def test_a_warning_names_intents_with_few_queries():
+    assert rare(queries({"balance": 10})) is None
+    assert rare(queries({"balance": 40, "b": 9, "a": 1, "c": 3})).startswith(
+        "warning: 3 of 4 intents have fewer than 10 training queries: a (1), c (3), b (9). Add some;"
+    )

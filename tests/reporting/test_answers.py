@@ -158,3 +158,16 @@ def test_confusions(most):
 
 def test_confusions_of_none():
     assert answers.confusions(GIVEN[["right"]], TRUE, NAMES).empty
+
+
+def test_f1_by_intent():
+    """A rare intent that is never answered has F1 0, and pulls the macro-F1 by a whole share."""
+    labels = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2])
+    models = pd.DataFrame({"a": [0, 0, 0, 0, 0, 0, 1, 1, 0], "b": labels})
+    table = answers.by_intent(models, labels, ["often", "some", "rare", "absent"])
+    assert table["queries"].tolist() == [6, 2, 1, 0]
+    assert table["a"].tolist() == pytest.approx([12 / 13, 1.0, 0.0, np.nan], nan_ok=True)
+    assert answers.macro_f1(table).to_dict() == pytest.approx({"a": 25 / 39, "b": 1.0})
+    lines = answers.rare_markdown(table, most=2).splitlines()
+    assert lines[2] == "| *mean of all intents (macro-F1)* |  | 64.1% | 100.0% |"
+    assert lines[3:5] == ["| rare | 1 | 0.0% | 100.0% |", "| often | 6 | 92.3% | 100.0% |"]

@@ -482,7 +482,7 @@ def test_bytes_stand_for_characters_without_a_piece():
     assert pieces(Tokenizer.from_str(json.dumps(reduced)), ["abaé"]) == [["ab", "a", "<0xC3>", "<0xA9>"]]
 
 
-@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "mpnet", "albert", "deberta-v3", "modernbert"])
+@pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "mpnet", "albert", "deberta-v2", "modernbert"])
 def test_a_model_of_each_kind(family, tmp_path):
     """Its logits on the texts stay, and transformers reads its tokenizer as we do."""
     parent = family_models.save(family, tmp_path / "parent", vocab_size=700)
@@ -498,3 +498,29 @@ def test_a_model_of_each_kind(family, tmp_path):
     theirs = AutoTokenizer.from_pretrained(tmp_path / "pruned")
     for text in [*TEXTS, "mortgages overdrawn"]:
         assert theirs(text).input_ids == after.tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("length", [24, None])
+def test_positions_follow_the_padding(tmp_path, length):
+    """A RoBERTa counts positions from the padding's id, which moves as rows before it are dropped."""
+    tokenizer = json.loads(family_models.tokenizer("roberta", 700).to_str())
+    vocabulary = tokenizer["model"]["vocab"]
+    used = {piece for tokens in pieces(family_models.tokenizer("roberta", 700), TEXTS) for piece in tokens}
+    pad = next(i for piece, i in vocabulary.items() if i > 500 and piece not in used)
+    other = next(piece for piece, i in vocabulary.items() if i == pad)
+    vocabulary["<pad>"], vocabulary[other] = pad, vocabulary["<pad>"]
+    next(token for token in tokenizer["added_tokens"] if token["content"] == "<pad>")["id"] = pad
+    tokens = Tokenizer.from_str(json.dumps(tokenizer))
+    if length:
+        tokens.enable_truncation(length)
+    made = family_models.model(
+        "roberta", vocab_size=700, pad_token_id=pad, max_position_embeddings=pad + 1 + family_models.TOKENS
+    )
+    parent = family_models.save("roberta", tmp_path / "parent", made=made, tokens=tokens)
+    prune(parent, tmp_path / "pruned", TEXTS)
+    config = read(tmp_path / "pruned")
+    assert 0 < config["pad_token_id"] < pad
+    assert config["max_position_embeddings"] == config["pad_token_id"] + 1 + (length or family_models.TOKENS)
+    np.testing.assert_allclose(
+        runtime.load(tmp_path / "pruned").logits(TEXTS), runtime.load(parent).logits(TEXTS), atol=1e-5
+    )
