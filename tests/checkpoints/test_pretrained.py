@@ -267,9 +267,9 @@ def test_labels_of_hyphens_and_spaces():
 
 def test_unnamed_labels(tmp_path):
     save_as_hub(tiny_roberta(["LABEL_0", "LABEL_1", "LABEL_2"]), bpe_tokenizer(), tmp_path)
-    with pytest.raises(UserError, match="or teacher.labels to the names of LABEL_0"):
+    with pytest.raises(UserError, match=r"or teacher\.labels to the names of LABEL_0"):
         pretrained.found(str(tmp_path), NAMES, keep_head=True)
-    with pytest.raises(UserError, match="teacher.labels has 2 names, and the model 3 labels"):
+    with pytest.raises(UserError, match=r"teacher\.labels has 2 names, and the model 3 labels"):
         pretrained.found(str(tmp_path), NAMES, given=["a", "b"])
     found = pretrained.found(str(tmp_path), NAMES, keep_head=True, given=["transfer", "balance", "oos"])
     theirs, ids = tiny_roberta(), torch.tensor([[0, 7, 9, 2]])
@@ -301,7 +301,7 @@ def test_a_pickle_that_is_no_weights(hub):
         def __reduce__(self):
             return os.mkdir, ("harm",)
 
-    os.remove(f"{hub}/model.safetensors")
+    Path(hub, "model.safetensors").unlink()
     torch.save({"weights": Harm()}, f"{hub}/pytorch_model.bin")
     with pytest.raises(UserError, match="cannot load") as caught:
         pretrained.classifier(hub, NAMES)

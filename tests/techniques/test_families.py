@@ -1,4 +1,4 @@
-"""The table of techniques and families in stages/techniques/README.md: made by the slow test, held by the fast."""
+"""The table of techniques and families in the README: the slow test makes it, the fast ones hold it."""
 
 import json
 import re
