@@ -68,7 +68,7 @@ class Family:
     def __init__(self, name, intents):
         self.name, self.intents = name, intents
         family_models.save(name, "own")
-        texts = family_models.corpus()[::12]
+        texts = family_models.corpus()[::48]
         table = pd.DataFrame(
             {"text": texts, "intent": [family_models.LABELS[len(text) % 3] for text in texts]}
         )
@@ -159,7 +159,7 @@ class Family:
         tolerance = 1e-5 if self.is_written else 1e-4
         for batch in (1, 8):
             expected = self.logits("teacher", batch)
-            np.testing.assert_allclose(self.logits(name, batch), expected, rtol=tolerance, atol=tolerance)
+            assert abs(self.logits(name, batch) - expected).max() < tolerance * abs(expected).max()
         return "written" if self.is_written else "traced"
 
     def check_torch(self, name):
