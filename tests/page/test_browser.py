@@ -93,6 +93,7 @@ def url(here):
     """The address that `intents explore` serves."""
     config = uvicorn.Config(live.app(explored.REPORT, settings.load()), host=LOCAL, port=0, log_level="error")
     with config.bind_socket() as socket:
+        socket.listen()
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
         thread.start()
