@@ -64,9 +64,8 @@ def test_new_results_are_shown_when_the_page_is_loaded_again(client):
     assert "data/, calibrated/ and evaluations/ are not here" in client.get("/").text
     (explored.REPORT / "tables/results.csv").write_text("")
     answer = client.get("/")
-    assert answer.status_code == 500 and answer.text.startswith(
-        "error: metrics/sample/tables/results.csv is empty"
-    )
+    assert answer.status_code == 500
+    assert answer.text.startswith("error: metrics/sample/tables/results.csv is empty")
 
 
 def test_a_folder_without_a_report(intents, root):
@@ -94,9 +93,8 @@ def test_the_command_serves_the_page(root):
     environment = ENV | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:
-        port = int(
-            re.search(r"metrics/sample is shown at http://127\.0\.0\.1:(\d+)/", process.stdout.readline())[1]
-        )
+        line = process.stdout.readline()
+        port = int(re.search(r"metrics/sample is shown at http://127\.0\.0\.1:(\d+)/", line)[1])
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", "/")
         assert b'"live": {"models": ["distilled"' in connection.getresponse().read()
