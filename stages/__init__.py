@@ -21,6 +21,7 @@
     load_test ─ load_test/                          throughput, cores for a day's requests
     select ──── models/best                         the model to deploy
     report ──── metrics/<report>/                   tables and pictures, in Git
+    explore ─── report.html                         the results as a page
 
 The modules beside this file are what dvc.yaml runs. What they share:
 
@@ -32,6 +33,7 @@ The modules beside this file are what dvc.yaml runs. What they share:
     runtime        from a model folder to predictions
     measurement    quality (repeatable) and speed (noisy)
     reporting      tables and pictures
+    page           the page that `intents explore` serves, a script each view
     serving        the HTTP service; traffic, load and the plan
     peers          what people would use instead, for `intents peers`
     commands       what a person runs: `intents predict`, `serve`, `compare`, …

@@ -43,11 +43,11 @@ def compare(folder: Path, base: str, head: str | None, gate: settings.Gate) -> l
     """What `intents compare` says of a report: `model`, `measure`, `before`, `after`, `verdict`."""
     other = changes.commit(head) if head else None
     rows = changes.collect(folder, changes.commit(base), gate, other)
-    for side in ("before", "after"):
-        shown = [changes.MEASURES[measure] for measure in rows["measure"]]
-        values = zip(shown, rows[side], strict=True)
-        rows[side] = [None if pd.isna(value) else show(value) for show, value in values]
-    return rows.to_dict("records")
+    shown = rows.to_dict("records")
+    for row in shown:
+        for side in ("before", "after"):
+            row[side] = None if pd.isna(row[side]) else changes.MEASURES[row["measure"]](row[side])
+    return shown
 
 
 def app(folder: Path, p: settings.Params) -> Starlette:

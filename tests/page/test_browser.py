@@ -23,7 +23,8 @@ from stages.page import content, html
 from stages.reporting.results import calibration
 from stages.serving import soak
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium"),
@@ -93,6 +94,7 @@ def url(here):
     """The address that `intents explore` serves."""
     config = uvicorn.Config(live.app(explored.REPORT, settings.load()), host=LOCAL, port=0, log_level="error")
     with config.bind_socket() as socket:
+        socket.listen()
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
         thread.start()
