@@ -136,8 +136,8 @@ def arguments(
 def _multiplies_bf16() -> bool:
     """Whether the device multiplies in bfloat16 faster than in fp32.
 
-    On CPUs the instructions do not tell: with AVX-512 BF16, Zen 5 is four times as fast, an Intel Xeon without AMX
-    half as fast. So both are timed, on the shapes of a feed-forward layer.
+    On CPUs the instructions do not tell: with AVX-512 BF16, Zen 5 is four times as fast, an Intel Xeon
+    without AMX half as fast. So both are timed, on the shapes of a feed-forward layer.
     """
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
