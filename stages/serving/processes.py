@@ -73,7 +73,9 @@ def _serve(options: Options, listener: socket.socket, end: socket.socket) -> Non
         service.app(page.routes(options.model, limits) if options.page else ()),
         log_level="warning",
         access_log=False,
+        server_header=False,
         lifespan="on",
+        ws="none",
         timeout_keep_alive=limits.keep_alive_seconds,
         timeout_graceful_shutdown=round(limits.answer_seconds + limits.body_seconds),
     )

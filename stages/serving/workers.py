@@ -129,11 +129,10 @@ class Workers(Answering):
         while self.queue and self.ready:
             worker = min(self.ready, key=lambda worker: len(worker.jobs))
             if len(worker.jobs) >= AHEAD:
-                return
-            job = self.take()
-            if job is None:
-                return
-            worker.send(job)
+                break
+            if job := self.take():
+                worker.send(job)
+        self.tell()
 
     async def _start_one(self) -> None:
         worker = Worker(self.folder, self.go_on, self._died)
