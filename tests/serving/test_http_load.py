@@ -12,6 +12,9 @@ from stages.serving import capacity, http_load, load
 from stages.serving.http_load import Clients
 
 
+SETTINGS = settings.load().load_test
+
+
 class Server(asyncio.Protocol):
     """Answers a request of each connection after `seconds`, with `status`; it drops those of `drops`."""
 
@@ -88,7 +91,7 @@ def test_the_service_under_load(models):
         "int8": settings.Scenario(model="student-ort"),
         "cached": settings.Scenario(model="student-ort", cached=True),
     }
-    params = settings.load().load_test.model_copy(
+    params = SETTINGS.model_copy(
         update={"scenarios": scenarios, "rounds": 2, "seconds": 0.3, "loads": [0.25, 0.5], "cache": 3}
     )
     params = params.model_copy(update={"p99_ms": 1e5, "machine_cores": 4, "machine_price": 0.5})
