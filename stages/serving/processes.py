@@ -65,7 +65,8 @@ def _serve(options: Options, listener: socket.socket, end: socket.socket) -> Non
     try:
         service = Service(options, lambda: everyone)
     except Exception as error:
-        end.sendall(line({"failed": in_words(error)}))
+        with suppress(OSError):  # as the supervisor may have ended meanwhile
+            end.sendall(line({"failed": in_words(error)}))
         return
     limits = options.limits
 
@@ -100,7 +101,8 @@ def _serve(options: Options, listener: socket.socket, end: socket.socket) -> Non
         try:
             await service.answering.start()
         except Exception as error:
-            supervisor.send({"failed": in_words(error)})
+            if not supervisor.transport.is_closing():
+                supervisor.send({"failed": in_words(error)})
             return
         gc.collect()
         gc.freeze()  # what is there stays: no collection need look at it

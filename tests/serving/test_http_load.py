@@ -11,7 +11,6 @@ from stages.core import settings
 from stages.serving import capacity, http_load, load
 from stages.serving.http_load import Clients
 
-
 SETTINGS = settings.load().load_test
 
 

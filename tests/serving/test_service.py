@@ -364,7 +364,7 @@ def cpu_seconds(pid):
 
 
 def test_a_process_that_hangs_is_replaced_and_its_connections_wait(model, expected):
-    with soak.service(model, "--processes", "1", "--hung-seconds", "2") as port, ThreadPoolExecutor(1) as one:
+    with soak.service(model, "--processes", "1", "--hung-seconds", "3") as port, ThreadPoolExecutor(1) as one:
         (hung,) = health(port)["processes"]
         os.kill(hung, signal.SIGSTOP)
         answer = one.submit(ask, port, QUERIES[0])
