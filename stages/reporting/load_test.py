@@ -168,7 +168,7 @@ def over_http(measured: Measured, params: LoadTest) -> str:
     return "\n" + table_of(
         columns,
         rows,
-        f"The service ran a process on each of {cores} cores, and its clients on another core if there is "
+        f"The service had {cores} of the cores, a process each, and its clients had another if there is "
         "one. The first column is of clients that ask again as soon as they have an answer. The latencies "
         "are at the rate of the table above, from a request's arrival, so that the wait for a free "
         "connection counts. A request that is refused or lost counts as one of 30 s.",

@@ -1,6 +1,5 @@
 """What the body of a request asks: {"text": ...} or {"texts": [...]}."""
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -22,25 +21,17 @@ class ClientLeft(Exception):
 
 
 async def read(receive: Receive, headers: Iterable[tuple[bytes, bytes]], limits: Limits) -> bytes:
-    """The whole body. Raises BadRequest or ClientLeft."""
+    """The whole body, whenever it comes. Raises BadRequest or ClientLeft."""
     body = b""
-    try:
-        async with asyncio.timeout(limits.body_seconds):
-            more = True
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeft
-                body += message.get("body", b"")
-                if len(body) > limits.body_bytes:
-                    raise BadRequest(
-                        413, f"the body is longer than {limits.body_bytes} bytes: send fewer texts"
-                    )
-                more = message.get("more_body", False)
-    except TimeoutError:
-        raise BadRequest(
-            408, f"the body was not all there after {limits.body_seconds:g} s: send it at once"
-        ) from None
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        body += message.get("body", b"")
+        if len(body) > limits.body_bytes:
+            raise BadRequest(413, f"the body is longer than {limits.body_bytes} bytes: send fewer texts")
+        more = message.get("more_body", False)
     if not body and any(name == b"upgrade" for name, _ in headers):  # uvicorn reads no further (issue 2722)
         raise BadRequest(
             400,
@@ -56,10 +47,13 @@ def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return content
 
 
+decode = json.JSONDecoder(object_pairs_hook=_each_key_once).decode
+
+
 def texts_in(body: bytes, limits: Limits) -> tuple[list[str], bool]:
     """The texts in the body, and whether they were a list. Raises BadRequest."""
     try:
-        content = json.loads(body.decode("utf-8"), object_pairs_hook=_each_key_once)
+        content = decode(body.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise BadRequest(400, f"the body is not UTF-8 ({error.reason} at byte {error.start + 1})") from None
     except (ValueError, RecursionError) as error:

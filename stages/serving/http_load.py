@@ -196,8 +196,8 @@ def run(
                     half = CONNECTIONS * len(theirs) // 2
                     taken = {FULL: await clients.closed_loop(half, params.seconds)}
                     for load in params.loads:
-                        rate = rates[name, load] * len(theirs)
-                        taken[load] = await clients.open_loop(rate, params.seconds, rng)
+                        if rate := rates[name, load] * len(theirs):  # 0, if no query came in the time
+                            taken[load] = await clients.open_loop(rate, params.seconds, rng)
                 for load, ms in taken.items():
                     table = pd.DataFrame({"ms": ms}, dtype=float)
                     parts.append(table.assign(round=turn, scenario=name, load=load, worker=0))

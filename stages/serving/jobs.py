@@ -1,6 +1,7 @@
 """Texts that wait to be answered, and the model in this process that answers them."""
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +10,8 @@ from itertools import count
 from pathlib import Path
 
 from stages.serving.model import Answer, Model
+
+LONG = 0.05  # seconds in the queue, after which it is asked whether the client is still there
 
 
 class QueueFull(Exception):
@@ -26,12 +29,13 @@ class Job:
     abandoned: Callable[[], bool] = field(compare=False)
     answer: asyncio.Future = field(compare=False)
     attempts: int = field(default=0, compare=False)
+    since: float = field(default_factory=time.monotonic, compare=False)
 
 
 class Answering(ABC):
     """A queue, and what answers the texts in it in the order that they came.
 
-    No more are taken in while `limit` of them wait. `waiting` is told how many do.
+    No more are taken in while `limit` of them wait. `waiting` is told how many do, when that changes.
     """
 
     def __init__(self, limit: int, waiting: Callable[[float], None]):
@@ -39,6 +43,7 @@ class Answering(ABC):
         self.numbers = count()
         # A heap by number: a job that is put back comes out before those that came later.
         self.queue: list[Job] = []
+        self.told = 0
 
     @abstractmethod
     async def start(self) -> None:
@@ -72,7 +77,6 @@ class Answering(ABC):
 
     def put(self, job: Job) -> None:
         heappush(self.queue, job)
-        self.waiting(len(self.queue))
         self.go_on()
 
     def take(self) -> Job | None:
@@ -82,11 +86,16 @@ class Answering(ABC):
             job = heappop(self.queue)
             if job.answer.done():
                 job = None
-            elif job.abandoned():
+            elif time.monotonic() - job.since >= LONG and job.abandoned():
                 job.answer.set_exception(Abandoned())
                 job = None
-        self.waiting(len(self.queue))
         return job
+
+    def tell(self) -> None:
+        """Tell `waiting`, if there is something new."""
+        if len(self.queue) != self.told:
+            self.told = len(self.queue)
+            self.waiting(self.told)
 
 
 class Here(Answering):
@@ -111,6 +120,7 @@ class Here(Answering):
 
     def _answer_one(self) -> None:
         job = self.take()
+        self.tell()
         if job is None:
             self.busy = False
             return

@@ -26,7 +26,7 @@ def answerer(folder: Path, scenario: Scenario, size: int) -> Callable[[str], boo
     from stages.serving.cache import ResponseCache
 
     classifier = runtime.load(folder, threads=1, length=scenario.length)
-    cache = ResponseCache(folder, size)
+    cache: ResponseCache[runtime.Prediction] = ResponseCache(folder, size)
 
     def answer(text: str) -> bool:
         classifier.predict([text])

@@ -39,12 +39,15 @@ class Metrics:
             buckets=[i / 20 for i in range(1, 21)],
             registry=registry,
         )
+        self.by_label: dict[str, Counter] = {}
         self.exits = Counter("exits", "Texts by the early exit they left at", ["exit"], registry=registry)
 
     def answered(self, answers: list[Answer]) -> None:
         """Count what shows drift."""
         for label, score, _ in answers:
-            self.predictions.labels(label).inc()
+            if label not in self.by_label:
+                self.by_label[label] = self.predictions.labels(label)
+            self.by_label[label].inc()
             self.scores.observe(score)
             if label == self.out_of_scope_label:
                 self.out_of_scope.inc()

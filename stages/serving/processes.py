@@ -65,23 +65,20 @@ def _serve(options: Options, listener: socket.socket, end: socket.socket) -> Non
     try:
         service = Service(options, lambda: everyone)
     except Exception as error:
-        end.sendall(line({"failed": in_words(error)}))
+        with suppress(OSError):  # as the supervisor may have ended meanwhile
+            end.sendall(line({"failed": in_words(error)}))
         return
     limits = options.limits
-
-    async def beat() -> None:
-        if not supervisor.transport.is_closing():
-            supervisor.send({"pid": os.getpid(), "workers": service.worker_pids()})
 
     config = uvicorn.Config(
         service.app(page.routes(options.model, limits) if options.page else ()),
         log_level="warning",
         access_log=False,
+        server_header=False,
         lifespan="on",
+        ws="none",
         timeout_keep_alive=limits.keep_alive_seconds,
         timeout_graceful_shutdown=round(limits.answer_seconds + limits.body_seconds),
-        callback_notify=beat,
-        timeout_notify=BEAT,
     )
     server = uvicorn.Server(config)
 
@@ -92,16 +89,26 @@ def _serve(options: Options, listener: socket.socket, end: socket.socket) -> Non
         signal.signal(number, stop)
     supervisor = Lines(everyone.update, stop)
 
+    async def beat() -> None:
+        while not server.started:
+            await asyncio.sleep(0.01)
+        while not supervisor.transport.is_closing():
+            supervisor.send({"pid": os.getpid(), "workers": service.worker_pids()})
+            await asyncio.sleep(BEAT)
+
     async def main() -> None:
         await supervisor.connect(end)
         try:
             await service.answering.start()
         except Exception as error:
-            supervisor.send({"failed": in_words(error)})
+            if not supervisor.transport.is_closing():
+                supervisor.send({"failed": in_words(error)})
             return
         gc.collect()
         gc.freeze()  # what is there stays: no collection need look at it
+        beating = asyncio.create_task(beat())
         await server.serve([listener])
+        beating.cancel()
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(main())

@@ -8,6 +8,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from stages.serving.child import Child, in_words, line
@@ -29,10 +30,11 @@ def _work(folder: Path, end: socket.socket) -> None:
     try:
         model = Model(folder)
     except Exception as error:
-        end.sendall(line({"failed": in_words(error)}))
+        with suppress(OSError):  # as the service may have ended meanwhile
+            end.sendall(line({"failed": in_words(error)}))
         return
-    end.sendall(line("ready"))
     try:
+        end.sendall(line("ready"))
         with end.makefile("rb") as texts:
             for text in texts:
                 try:
@@ -129,11 +131,10 @@ class Workers(Answering):
         while self.queue and self.ready:
             worker = min(self.ready, key=lambda worker: len(worker.jobs))
             if len(worker.jobs) >= AHEAD:
-                return
-            job = self.take()
-            if job is None:
-                return
-            worker.send(job)
+                break
+            if job := self.take():
+                worker.send(job)
+        self.tell()
 
     async def _start_one(self) -> None:
         worker = Worker(self.folder, self.go_on, self._died)

@@ -30,6 +30,7 @@ def left():
 
 def served(monkeypatch, use, limit=3):
     monkeypatch.setattr(jobs, "Model", Model)
+    monkeypatch.setattr(jobs, "LONG", 0.0)
     waiting = []
 
     async def main():
@@ -46,7 +47,7 @@ def test_in_the_order_they_came(monkeypatch):
 
     answers, asked, waiting = served(monkeypatch, use)
     assert answers == [[Answer("a", 1.0), Answer("b", 1.0)], [Answer("c", 1.0)]]
-    assert asked == ["a", "b", "c"] and max(waiting) == 3 and waiting[-1] == 0
+    assert asked == ["a", "b", "c"] and max(waiting) == 2 and waiting[-1] == 0
 
 
 def test_between_two_texts_others_are_refused_or_go_on(monkeypatch):

@@ -364,12 +364,12 @@ def cpu_seconds(pid):
 
 
 def test_a_process_that_hangs_is_replaced_and_its_connections_wait(model, expected):
-    with soak.service(model, "--processes", "1", "--hung-seconds", "2") as port, ThreadPoolExecutor(1) as one:
+    with soak.service(model, "--processes", "1", "--hung-seconds", "3") as port, ThreadPoolExecutor(1) as one:
         (hung,) = health(port)["processes"]
         os.kill(hung, signal.SIGSTOP)
         answer = one.submit(ask, port, QUERIES[0])
         assert answer.result()[1]["label"] == expected[QUERIES[0]].label  # not accepted, so not lost
-        assert gone(hung) and metric(port, "process_restarts_total") == 1
+        assert gone(hung) and metric(port, "process_restarts_total") >= 1
 
 
 @pytest.mark.parametrize("options", [(), ("--workers", "1")], ids=["processes", "workers"])
@@ -441,7 +441,7 @@ def test_requests_outlive_their_worker(model, expected):
     with stopped(model) as (port, worker, _, first):
         os.kill(worker, signal.SIGKILL)
         assert labels(first) == [expected[query].label for query in QUERIES[:AHEAD]]
-        assert workers(port) != [worker]
+        until(lambda: workers(port) not in ([], [worker]))
 
 
 def test_a_full_queue(model, expected):
