@@ -27,7 +27,7 @@ SHAPE = {
 }
 AFTER_PADDING = {"max_position_embeddings": TOKENS + 2, "pad_token_id": 1}  # positions start at 2
 DEBERTA = {"relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"]}
-# Kind of tokenizer, its special tokens in the order of their ids, the class that the hub names, the configuration.
+# Kind of tokenizer, special tokens in the order of their ids, the class that the hub names, configuration.
 FAMILIES: dict[str, tuple[str, dict, str, dict]] = {
     "bert": ("WordPiece", BERT, "BertTokenizer", {}),
     "distilbert": ("WordPiece", BERT, "DistilBertTokenizer", {}),

@@ -19,12 +19,13 @@ class Family:
     heads too. `attention_norm` and `output_norm` are the norms after each half of a block.
 
     `dense` is the layer of the head before `output`, which gives the logits, and `activation` the operator
-    between them. Of config.json: `layers`, `heads`, `hidden_act` and `epsilon`, the key of the norms' ε or its
-    value; `by_layer` are its lists with an entry for each layer.
+    between them. Of config.json: `layers`, `heads`, `hidden_act` and `epsilon`, the key of the norms' ε or
+    its value; `by_layer` are its lists with an entry for each layer. With `shared_layers`, layers have one
+    set of weights.
 
     `after_padding` says that positions are counted from the padding's id + 1, as RoBERTa does. `written` says
-    that stages.techniques.graph writes it: a BERT's blocks, whose first token is classified. `refuses` has
-    what cannot be done to the family, and why.
+    that stages.techniques.graph writes it: a BERT's blocks, whose first token is classified. It `becomes`,
+    layer by layer, the families that compute the same. `refuses` has what cannot be had of it, and why.
     """
 
     base: str
@@ -178,8 +179,8 @@ FAMILIES = {
         epsilon="norm_eps",
         by_layer=("layer_types",),
         refuses={
-            "layers from another than the first": "its first layer alone has no norm before the attention, so "
-            "`layers` should begin with 0",
+            "layers from another than the first": "its first layer alone has no norm before the attention, "
+            "so `layers` should begin with 0",
             "relations": "one matrix gives its queries, keys and values, and they read normed states",
         },
     ),
@@ -239,7 +240,10 @@ def becomes(kind: str, architecture: str | None, name: str = "student") -> str:
 
 
 def head_of(kind: str) -> str:
-    """The layer before the logits, if it can start as the identity: a Relu would cut it, a pooler has its own."""
+    """The layer before the logits, if it can start as the identity, which a Relu would cut; else nothing.
+
+    A pooler inside the encoder has weights of its own.
+    """
     family = FAMILIES.get(kind)
     outside = family and family.activation != "Relu" and not family.dense.startswith(f"{family.base}.")
     return family.dense if family and outside else ""

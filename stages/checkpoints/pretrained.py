@@ -155,8 +155,9 @@ def _loosely(label: str) -> str:
 def crossed(answers: np.ndarray, labels: np.ndarray) -> dict[int, int]:
     """Labels whose queries are mostly answered as another label that is answered as another, too.
 
-    A weak model mistakes some labels for their neighbours; one whose labels are in another order mistakes them
-    for each other. Both arrays are class indices, shape (queries,). Labels with under 3 queries do not count.
+    A weak model mistakes some labels for their neighbours; one whose labels are in another order mistakes
+    them for each other. Both arrays are class indices, shape (queries,). Labels with under 3 queries do not
+    count.
     """
     mostly = {}
     for label in np.unique(labels):
@@ -177,8 +178,8 @@ def account(answers: np.ndarray, labels: list[int], names: list[str]) -> str:
     if pairs := crossed(answers, right):
         some = ", ".join(f"{names[label]} as {names[answer]}" for label, answer in [*pairs.items()][:3])
         text += (
-            f"\nwarning: {len(pairs)} labels look crossed, answered as each other ({some}): check the order of "
-            "the model's labels"
+            f"\nwarning: {len(pairs)} labels look crossed, answered as each other ({some}): check the order "
+            "of the model's labels"
         )
     return text
 

@@ -4,6 +4,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import family_models
+import numpy as np
 import pytest
 import torch
 from conftest import bpe_tokenizer, save_as_hub, tiny_roberta, word_tokenizer
@@ -240,3 +242,107 @@ def test_minilms_tokenizer_is_bert_uncased(tmp_path):
     pretrained.save_tokenizer(pretrained.locate(teacher()), tmp_path, max_length=64)
     encoding = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("What is my PIN?")
     assert encoding.tokens == ["[CLS]", "what", "is", "my", "pin", "?", "[SEP]"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "given", "order", "how"),
+    [
+        (["b", "a", "c"], None, [1, 0, 2], "by name"),
+        (["Card_lost", "top up", "PIN"], None, None, ""),
+        (["b ", "A", "C"], None, [1, 0, 2], "by name but for case and spaces"),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], None, None, ""),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], ["c", "B", "a"], [2, 1, 0], "by the order of teacher.labels but"),
+        (["b", "a", "c"], ["c", "b", "a"], [1, 0, 2], "by name"),  # which the model itself knows
+        (["a", "A", "b"], None, None, ""),
+    ],
+)
+def test_labels_are_matched_by_name(theirs, given, order, how):
+    matched = pretrained.matched(theirs, ["a", "b", "c"], given)
+    assert matched[0] == order and matched[1].startswith(how)
+
+
+def test_labels_of_hyphens_and_spaces():
+    assert pretrained.matched(["Lost-Card", "top up"], ["top_up", "lost card"], None)[0] == [1, 0]
+
+
+def test_unnamed_labels(tmp_path):
+    save_as_hub(tiny_roberta(["LABEL_0", "LABEL_1", "LABEL_2"]), bpe_tokenizer(), tmp_path)
+    with pytest.raises(UserError, match=r"or teacher\.labels to the names of LABEL_0"):
+        pretrained.found(str(tmp_path), NAMES, keep_head=True)
+    with pytest.raises(UserError, match=r"teacher\.labels has 2 names, and the model 3 labels"):
+        pretrained.found(str(tmp_path), NAMES, given=["a", "b"])
+    found = pretrained.found(str(tmp_path), NAMES, keep_head=True, given=["transfer", "balance", "oos"])
+    theirs, ids = tiny_roberta(), torch.tensor([[0, 7, 9, 2]])
+    with torch.no_grad():
+        torch.testing.assert_close(found.model.eval()(ids).logits, theirs(ids).logits[:, [1, 2, 0]])
+
+
+def test_crossed_labels_are_told_from_weak_ones():
+    labels = np.repeat([0, 1, 2, 3], 10)
+    right = labels.copy()
+    assert pretrained.crossed(right, labels) == {}
+    weak = np.where(labels == 3, 2, labels)  # all of 3 mistaken for 2, which is answered as itself
+    assert pretrained.crossed(weak, labels) == {}
+    swapped = np.choose(labels, [1, 0, 2, 2])
+    assert pretrained.crossed(swapped, labels) == {0: 1, 1: 0}
+    turned = np.choose(labels, [1, 2, 0, 3])
+    turned[0] = 3
+    assert pretrained.crossed(turned, labels) == {0: 1, 1: 2, 2: 0}
+    text = pretrained.account(swapped, labels.tolist(), ["a", "b", "c", "d"])
+    assert "accuracy before any training: 25.0%" in text
+    assert "2 labels look crossed, answered as each other (a as b, b as a)" in text
+
+
+def test_a_pickle_that_is_no_weights(hub):
+    """Only weights are read of it: what it would run is not run."""
+    import os
+
+    class Harm:
+        def __reduce__(self):
+            return os.mkdir, ("harm",)
+
+    Path(hub, "model.safetensors").unlink()
+    torch.save({"weights": Harm()}, f"{hub}/pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot load") as caught:
+        pretrained.classifier(hub, NAMES)
+    assert "\n" not in str(caught.value) and not Path("harm").exists()
+
+
+def test_a_model_with_code_of_its_own_is_not_run(hub):
+    Path(hub, "own.py").write_text("open('ran', 'w')")
+    file = Path(hub, "config.json")
+    own = {
+        "model_type": "own",
+        "auto_map": {"AutoConfig": "own.C", "AutoModelForSequenceClassification": "own.M"},
+    }
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    with pytest.raises(
+        UserError, match=r"comes with code of its own: read it, and set teacher\.trust_remote"
+    ):
+        pretrained.classifier(hub, NAMES)
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"])
+def test_a_tokenizer_without_tokenizer_json(family, tmp_path):
+    """Of the vocabulary's files, transformers makes the same tokenizer; or it is refused in one line."""
+    folder = family_models.save(family, tmp_path / "own")
+    parts = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer.json").unlink()
+    if family == "bert":
+        pieces = sorted(parts["vocab"], key=parts["vocab"].get)
+        (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    elif family == "roberta":
+        (folder / "vocab.json").write_text(json.dumps(parts["vocab"]))
+        merges = [" ".join(merge) for merge in parts["merges"]]
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    if family == "xlm-roberta":
+        with pytest.raises(UserError, match="choose a model that comes with its own tokenizer") as caught:
+            pretrained.save_tokenizer(str(folder), saved, 20)
+        assert "\n" not in str(caught.value)
+        return
+    pretrained.save_tokenizer(str(folder), saved, 20)
+    theirs, ours = family_models.tokenizer(family), Tokenizer.from_file(str(saved / "tokenizer.json"))
+    assert all(ours.encode(text).ids == theirs.encode(text).ids[:20] for text in family_models.corpus()[::80])
