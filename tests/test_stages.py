@@ -65,7 +65,7 @@ def project(tmp_path, monkeypatch):
 
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-READY = {"source": "hub", "model": "bert", "sha256": None, "epochs": 0}
+READY = {"source": "hub", "model": "bert", "path": "bert", "sha256": None, "epochs": 0}
 HUB_STUDENT = {"init": "hub", "model": "distilbert", "freeze_embeddings": False}
 ONE = {"name": "one", "model": "teacher"}
 
@@ -95,6 +95,24 @@ def test_a_teacher_that_is_ready(project):
     }  # fmt: skip
     np.testing.assert_allclose(np.load("soft_labels/train.npy"), logits_of("models/teacher"), atol=1e-5)
     assert recipe("teacher")["history"] == []
+
+
+def test_a_teacher_says_what_it_is_before_it_is_trained(project, capsys):
+    save_as_hub(tiny_roberta(["LABEL_0", "LABEL_1", "LABEL_2"]), bpe_tokenizer(), "roberta")
+    texts = [f"{text} {i}" for text in QUERIES for i in range(4)]
+    order = ["oos", "transfer", "balance"]
+    tables.write(
+        "data", dict.fromkeys(tables.SPLITS, pd.DataFrame({"text": texts, "intent": order * 4})), LABELS
+    )
+    own = {**READY, "model": "roberta", "path": "roberta", "labels": order}
+    project(teacher=own)
+    teacher.main("teacher")
+    answers = [p.label for p in runtime.load("models/teacher").predict(texts)]
+    said = capsys.readouterr().out
+    right = np.mean([answer == label for answer, label in zip(answers, order * 4, strict=True)])
+    assert "roberta: a roberta, 1 layers, 16 wide, 0.0 million parameters" in said
+    assert "matched by the order of teacher.labels" in said
+    assert f"validation accuracy before any training: {right:.1%}" in said
 
 
 def test_a_teacher_that_is_fine_tuned(project):
@@ -221,7 +239,7 @@ def test_a_student_reads_with_its_own_tokenizer(project, large, small, length, c
 
 def test_a_roberta_has_no_layers_for_a_distilbert(project):
     save_as_hub(tiny_roberta(), bpe_tokenizer(), "roberta")
-    project(teacher={**READY, "model": "roberta"})
+    project(teacher={**READY, "model": "roberta", "path": "roberta"})
     teach()
     with pytest.raises(SystemExit, match="the teacher is a roberta: choose student=distilbert"):
         compress.main("distill", "distilled")
@@ -241,7 +259,7 @@ def test_a_checkpoint_of_another_task(project, model, capsys):
     else:
         save_as_hub(tiny_roberta(["negative", "positive"]), bpe_tokenizer(), "sentiment")
     project(
-        teacher={**READY, "model": "sentiment", "epochs": 1},
+        teacher={**READY, "model": "sentiment", "path": "sentiment", "epochs": 1},
         distill={"student": {**HUB_STUDENT, "model": "sentiment"}, "epochs": 1},
     )
     teach()
@@ -252,7 +270,7 @@ def test_a_checkpoint_of_another_task(project, model, capsys):
     for name in ("teacher", "distilled"):
         config = json.loads(Path(f"models/{name}/config.json").read_text())
         assert list(config["id2label"].values()) == LABELS.names
-    project(teacher={**READY, "model": "sentiment"})
+    project(teacher={**READY, "model": "sentiment", "path": "sentiment"})
     with pytest.raises(SystemExit, match=r"'sentiment' was trained on 2 other labels .*set teacher.epochs"):
         teach()
 
@@ -802,7 +820,7 @@ def test_a_student_of_a_student_is_refused(project):
     (project.folder / "small" / "tokenizer_config.json").write_bytes(
         Path("bert/tokenizer_config.json").read_bytes()
     )
-    project(teacher={**READY, "model": "small"})
+    project(teacher={**READY, "model": "small", "path": "small"})
     teach()
     with pytest.raises(SystemExit, match="the teacher is a distilbert"):
         compress.main("distill", "distilled")

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -271,7 +272,7 @@ def save_tokenizer(name: str, folder: Path, max_length: int, trust_remote_code: 
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
 
 
-def _parts(tokenizer: PreTrainedTokenizerFast) -> dict:
+def _parts(tokenizer: Any) -> dict:
     """What decides how `tokenizer` reads a text, but for truncation and padding."""
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     return {key: value for key, value in parts.items() if key not in ("truncation", "padding")}

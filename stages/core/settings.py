@@ -158,12 +158,6 @@ class Teacher(Pretrained, Training):
             )
         return self
 
-    @model_validator(mode="after")
-    def _folders_are_watched(self):
-        if self.source == "hub" and Path(self.model).is_dir() and Path(self.path) != Path(self.model):
-            raise ValueError(f"path is {self.path!r}: should be {self.model!r}, for DVC to watch that folder")
-        return self
-
 
 class OneTeacher(Teacher):
     """One of the teachers: the settings of `teacher`, with its own in place of some."""
@@ -443,6 +437,13 @@ class Params(Sections):  # type: ignore[valid-type, misc]
                 raise ValueError(
                     f"load_test.scenarios: {name} has model {scenario.model!r}, which is not in variants.rows"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _the_teachers_folder_is_watched(self):
+        model, path = self.teacher.model, self.teacher.path
+        if self.teacher.source == "hub" and Path(model).is_dir() and Path(path) != Path(model):
+            raise ValueError(f"teacher.path is {path!r}: should be {model!r}, for DVC to watch that folder")
         return self
 
     @model_validator(mode="after")

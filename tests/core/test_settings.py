@@ -4,7 +4,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from stages.core import settings
+from stages.core import settings, watched
 from stages.core.errors import UserError
 from stages.techniques.settings import Distill, MagnitudePruning, SoftMovementPruning
 
@@ -364,3 +364,21 @@ def test_params_are_frozen(load):
     for section, key in ((p, "seed"), (p.data, "path"), (p.variants.models["magnitude"], "sparsity")):
         with pytest.raises(ValidationError, match="frozen"):
             setattr(section, key, 0)
+
+
+def test_a_teachers_folder_is_watched(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    assert settings.compose(["teacher=own", "teacher.model=user/name"]).teacher.path == watched.ELSEWHERE
+    own = ["teacher=own", f"teacher.model={tmp_path}"]
+    assert settings.compose(own).teacher.path == str(tmp_path)
+    with pytest.raises(UserError, match=rf"teacher\.path is 'elsewhere': should be '{tmp_path}'"):
+        settings.compose([*own, "teacher.path=elsewhere"])
+
+
+@pytest.mark.parametrize("layers", ["middle-2", "first-0", "spaced", "first-x"])
+def test_layers_by_no_rule(monkeypatch, layers):
+    monkeypatch.chdir(ROOT)
+    assert settings.compose(["distill.student.layers=spaced-2"])
+    with pytest.raises(UserError, match=r"distill\.student\.layers is ") as caught:
+        settings.compose([f"distill.student.layers={layers}"])
+    assert "\n" not in str(caught.value)

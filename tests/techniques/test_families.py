@@ -68,7 +68,7 @@ class Family:
     def __init__(self, name, intents):
         self.name, self.intents = name, intents
         family_models.save(name, "own")
-        texts = family_models.corpus()[::12]
+        texts = family_models.corpus()[::48]
         table = pd.DataFrame(
             {"text": texts, "intent": [family_models.LABELS[len(text) % 3] for text in texts]}
         )
@@ -114,7 +114,7 @@ class Family:
             reason = str(refused.code)
             assert reason.startswith("error: ") and "\n" not in reason, reason
             assert not folder.exists()
-            return reason.removeprefix("error: ").removeprefix(f"{name}: ")
+            return re.sub(r"^error: (\w+ is refused, whose parent is of the family \S+: )?", "", reason)
         return None
 
     @property
@@ -159,7 +159,7 @@ class Family:
         tolerance = 1e-5 if self.is_written else 1e-4
         for batch in (1, 8):
             expected = self.logits("teacher", batch)
-            np.testing.assert_allclose(self.logits(name, batch), expected, rtol=tolerance, atol=tolerance)
+            assert abs(self.logits(name, batch) - expected).max() < tolerance * abs(expected).max()
         return "written" if self.is_written else "traced"
 
     def check_torch(self, name):
@@ -273,6 +273,8 @@ def test_a_plan_with_a_model_that_is_refused_ends_before_the_teacher(tmp_path, m
     monkeypatch.chdir(tmp_path)
     Family("mpnet", intents)
     shutil.rmtree("models")
-    with pytest.raises(SystemExit, match="structured: heads cannot be had of a mpnet"):
+    with pytest.raises(
+        SystemExit, match="structured is refused, whose parent is of the family mpnet: all its"
+    ):
         teacher.main("teacher")
     assert not Path("models/teacher").exists()
