@@ -101,15 +101,15 @@ def edit(file: Path, pattern: str, line: str, values: dict[str, str]) -> None:
     """Put the `values` of keys into a file of settings, in their lines."""
     text = file.read_text("utf-8")
     for key, value in values.items():
-        new = line.format(key, value)
-        text, count = re.subn(pattern.format(key), lambda _, new=new: new, text, count=1, flags=re.MULTILINE)
-        if not count:
+        old = re.search(pattern.format(key), text, re.MULTILINE)
+        if old is None:
             raise UserError(f"{file.name} has no {key!r}: restore conf/ as it was")
+        text = text[: old.start()] + line.format(key, value) + text[old.end() :]
     file.write_text(text, encoding="utf-8")
 
 
 def compose(project: Path) -> None:
-    """Write params.yaml of the project's settings, as `dvc exp run` does; a UserError if they make no sense."""
+    """Write the project's params.yaml, as `dvc exp run` does; a UserError if its settings make no sense."""
     import hydra
     from omegaconf import OmegaConf
 
