@@ -1,7 +1,6 @@
 """From a classifier of one's own and a file of queries to a served int8 model, by the page's commands."""
 
 import json
-import os
 import re
 import socket
 import subprocess
@@ -21,11 +20,14 @@ pytestmark = pytest.mark.slow
 PAGE = (ROOT / "conf" / "teacher" / "README.md").read_text()
 COMMANDS = re.search(r"```bash\n(.*?)```", PAGE, re.S)[1].splitlines()
 IDENTITY = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-TINY = """benchmark.warmup=1 benchmark.rounds=2 benchmark.queries=4 benchmark.reference_every=2
-benchmark.batch_sizes=[4] benchmark.batches_every=1 benchmark.starts=0 benchmark.reference.hidden_size=32
-benchmark.reference.num_hidden_layers=1 benchmark.reference.num_attention_heads=2
-benchmark.reference.intermediate_size=64 load_test.seconds=0.2 load_test.loads=[0.5] load_test.requests=200
-load_test.clients=2 variants.vocabulary.vocabulary.vocab_size=0""".split()
+TINY = [
+    *(f"benchmark.{it}" for it in ("warmup=1", "rounds=2", "queries=4", "reference_every=2", "starts=0")),
+    *(f"benchmark.{it}" for it in ("batch_sizes=[4]", "batches_every=1", "reference.hidden_size=32")),
+    *(f"benchmark.reference.{it}" for it in ("num_hidden_layers=1", "num_attention_heads=2")),
+    "benchmark.reference.intermediate_size=64",
+    *(f"load_test.{it}" for it in ("seconds=0.2", "loads=[0.5]", "requests=200", "clients=2")),
+    "variants.vocabulary.vocabulary.vocab_size=0",
+]
 
 
 def banking() -> tuple[list[str], list[str]]:
