@@ -248,7 +248,7 @@ def test_a_student_of_a_robertas_layers_is_a_roberta(project):
     config = json.loads(Path("models/distilled/config.json").read_text())
     assert (config["model_type"], config["num_hidden_layers"]) == ("roberta", 2)
     project(
-        teacher={**READY, "model": "distilbert", "path": "distilbert"},
+        teacher={**READY, "model": "distilbert", "path": "distilbert", "labels": LABELS.names},
         distill={"student": {**layers, "architecture": "bert"}},
     )
     before = sorted(Path("models").iterdir())

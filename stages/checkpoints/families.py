@@ -108,7 +108,6 @@ FAMILIES = {
         hidden_act="activation",
         epsilon=1e-12,
         written=True,
-        becomes=("distilbert",),
     ),
     "roberta": _roberta(),
     "xlm-roberta": _roberta(),
