@@ -131,7 +131,8 @@ FAMILIES = {
         types=False,
         after_padding=True,
         refuses={
-            "heads": "all its layers share one relative bias for each head, so none can lose a head: set heads to 0"
+            "heads": "all its layers share one relative bias for each head, so none can lose a head: "
+            "set heads to 0"
         },
     ),
     "albert": Family(
