@@ -86,7 +86,7 @@ def blocks(model: PreTrainedModel) -> list[Block]:
         attention = block.get_submodule(names.linears[0].rpartition(".")[0])
         relative = (name for name in names.positions if hasattr(attention, name.rpartition(".")[2]))
         positions = tuple(block.get_submodule(name) for name in relative)
-        found.append(Block(size, *linears, attention, positions))  # type: ignore[arg-type]
+        found.append(Block(size, *linears, attention, positions))  # type: ignore[arg-type, call-arg]
     return found
 
 

@@ -108,7 +108,6 @@ FAMILIES = {
         hidden_act="activation",
         epsilon=1e-12,
         written=True,
-        becomes=("distilbert",),
     ),
     "roberta": _roberta(),
     "xlm-roberta": _roberta(),
@@ -132,7 +131,8 @@ FAMILIES = {
         types=False,
         after_padding=True,
         refuses={
-            "heads": "all its layers share one relative bias for each head, so none can lose a head: set heads to 0"
+            "heads": "all its layers share one relative bias for each head, so none can lose a head: "
+            "set heads to 0"
         },
     ),
     "albert": Family(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -223,6 +224,11 @@ def _read(name: str, labels: list[str], trust_remote_code: bool) -> tuple[list[s
     finally:
         logging.set_verbosity(verbosity)
         logging.disable_progress_bar()
+    if model.config.model_type not in CONFIG_MAPPING:
+        raise UserError(
+            f"{name!r} is a {model.config.model_type}, which its own code alone can read, and no stage after "
+            "this one runs that: choose a model of an architecture that transformers has"
+        )
     return [theirs[i] for i in sorted(theirs)], model, loading
 
 

@@ -109,7 +109,7 @@ def from_teacher_layers(teacher: PreTrainedModel, layers: list[int]) -> DistilBe
     """
     config = teacher.config
     family = encoder.family(teacher)
-    if "distilbert" not in family.becomes or config.model_type == "distilbert":
+    if "distilbert" not in family.becomes:
         raise UserError(
             f"a DistilBERT is not made of layers of a {config.model_type}, which compute otherwise"
         )
