@@ -217,7 +217,7 @@ def test_a_student_reads_with_its_own_tokenizer(project, large, small, length, c
     save_as_hub(tiny_roberta(), bpe_tokenizer(), "roberta")
     project(
         data={"max_length": length},
-        teacher={**READY, "model": large},
+        teacher={**READY, "model": large, "path": large},
         distill={"student": {**HUB_STUDENT, "model": small}, "epochs": 40, "learning_rate": 3e-2},
         variants={"distill": {"distilled": ALONE}},
     )
@@ -237,13 +237,26 @@ def test_a_student_reads_with_its_own_tokenizer(project, large, small, length, c
     np.testing.assert_allclose(logits_of("models/distilled-ort"), logits_of("models/distilled"), atol=1e-4)
 
 
-def test_a_roberta_has_no_layers_for_a_distilbert(project):
-    save_as_hub(tiny_roberta(), bpe_tokenizer(), "roberta")
-    project(teacher={**READY, "model": "roberta", "path": "roberta"})
+def test_a_student_of_a_robertas_layers_is_a_roberta(project):
+    save_as_hub(tiny_roberta(num_hidden_layers=3), bpe_tokenizer(), "roberta")
+    layers = {"init": "teacher-layers", "layers": "spaced-2", "freeze_embeddings": True}
+    project(
+        teacher={**READY, "model": "roberta", "path": "roberta"}, distill={"student": layers, "epochs": 1}
+    )
     teach()
-    with pytest.raises(SystemExit, match="the teacher is a roberta: choose student=distilbert"):
-        compress.main("distill", "distilled")
-    assert [path.name for path in Path("models").iterdir()] == ["teacher"]
+    compress.main("distill", "distilled")
+    config = json.loads(Path("models/distilled/config.json").read_text())
+    assert (config["model_type"], config["num_hidden_layers"]) == ("roberta", 2)
+    project(
+        teacher={**READY, "model": "distilbert", "path": "distilbert", "labels": LABELS.names},
+        distill={"student": {**layers, "architecture": "bert"}},
+    )
+    before = sorted(Path("models").iterdir())
+    with pytest.raises(
+        SystemExit, match="a bert is not made of layers of a distilbert, which compute otherw"
+    ):
+        teacher.main("teacher")
+    assert sorted(Path("models").iterdir()) == before
 
 
 @pytest.mark.parametrize("model", ["bert", "roberta"])

@@ -61,7 +61,7 @@ class Block:
         keep(self.out, columns=rows)
         keep(self.down, columns=inner)
         if hasattr(self.attention, "num_attention_heads"):  # by which DeBERTa divides them
-            self.attention.num_attention_heads = len(kept)
+            self.attention.num_attention_heads = len(kept)  # type: ignore[assignment]
 
 
 def _in_each(rows: torch.Tensor, height: int, total: int) -> torch.Tensor:
@@ -86,7 +86,7 @@ def blocks(model: PreTrainedModel) -> list[Block]:
         attention = block.get_submodule(names.linears[0].rpartition(".")[0])
         relative = (name for name in names.positions if hasattr(attention, name.rpartition(".")[2]))
         positions = tuple(block.get_submodule(name) for name in relative)
-        found.append(Block(size, *linears, attention=attention, positions=positions))  # type: ignore[arg-type]
+        found.append(Block(size, *linears, attention, positions))  # type: ignore[arg-type, call-arg]
     return found
 
 

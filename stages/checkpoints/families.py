@@ -65,9 +65,8 @@ class Family:
 
 # What is refused to every family that is not written.
 WRITTEN_ALONE = {
-    "exits": "early exits need a graph that `export` writes itself, and a BERT's blocks are all it writes",
-    "4-bit embeddings": "4-bit embeddings need a graph that `export` writes itself, and a BERT's blocks are "
-    "all it writes",
+    "exits": "early exits need a graph that `export` writes itself, of BERT's blocks",
+    "4-bit embeddings": "4-bit embeddings need a graph that `export` writes itself, of BERT's blocks",
 }
 
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value")
@@ -109,7 +108,6 @@ FAMILIES = {
         hidden_act="activation",
         epsilon=1e-12,
         written=True,
-        becomes=("distilbert",),
     ),
     "roberta": _roberta(),
     "xlm-roberta": _roberta(),
@@ -132,7 +130,10 @@ FAMILIES = {
         attention_norm="attention.LayerNorm",
         types=False,
         after_padding=True,
-        refuses={"heads": "all its layers share one relative bias for each head, so all keep their heads"},
+        refuses={
+            "heads": "all its layers share one relative bias for each head, so none can lose a head: "
+            "set heads to 0"
+        },
     ),
     "albert": Family(
         base="albert",
@@ -181,7 +182,7 @@ FAMILIES = {
         refuses={
             "layers from another than the first": "its first layer alone has no norm before the attention, "
             "so `layers` should begin with 0",
-            "relations": "one matrix gives its queries, keys and values, and they read normed states",
+            "relations": "one matrix gives its queries, keys and values: set relations to 0",
         },
     ),
 }
@@ -200,7 +201,7 @@ def check(kind: str, needs: Iterable[str], name: str) -> None:
     family = of({"model_type": kind})
     for need in needs:
         if reason := family.refusal(need):
-            raise UserError(f"{name}: {need} cannot be had of a {kind}: {reason}")
+            raise UserError(f"{name} is refused, whose parent is of the family {kind}: {reason}")
 
 
 def check_plan(teacher: str, kind: str, params) -> None:

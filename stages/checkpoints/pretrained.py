@@ -6,11 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -222,6 +224,11 @@ def _read(name: str, labels: list[str], trust_remote_code: bool) -> tuple[list[s
     finally:
         logging.set_verbosity(verbosity)
         logging.disable_progress_bar()
+    if model.config.model_type not in CONFIG_MAPPING:
+        raise UserError(
+            f"{name!r} is a {model.config.model_type}, which its own code alone can read, and no stage after "
+            "this one runs that: choose a model of an architecture that transformers has"
+        )
     return [theirs[i] for i in sorted(theirs)], model, loading
 
 
@@ -271,7 +278,7 @@ def save_tokenizer(name: str, folder: Path, max_length: int, trust_remote_code: 
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
 
 
-def _parts(tokenizer: PreTrainedTokenizerFast) -> dict:
+def _parts(tokenizer: Any) -> dict:
     """What decides how `tokenizer` reads a text, but for truncation and padding."""
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     return {key: value for key, value in parts.items() if key not in ("truncation", "padding")}

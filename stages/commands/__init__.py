@@ -10,6 +10,7 @@ import click
 from stages.core.errors import UserError, escape_output, reader_left
 
 COMMANDS = (
+    "init",
     "predict",
     "results",
     "explore",

@@ -1,5 +1,7 @@
 """Students made of a teacher: of some of its layers, and narrower than it."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import (
@@ -107,7 +109,7 @@ def from_teacher_layers(teacher: PreTrainedModel, layers: list[int]) -> DistilBe
     """
     config = teacher.config
     family = encoder.family(teacher)
-    if "distilbert" not in family.becomes or config.model_type == "distilbert":
+    if "distilbert" not in family.becomes:
         raise UserError(
             f"a DistilBERT is not made of layers of a {config.model_type}, which compute otherwise"
         )
@@ -129,13 +131,14 @@ def from_teacher_layers(teacher: PreTrainedModel, layers: list[int]) -> DistilBe
             problem_type="single_label_classification",
         )
     )
-    theirs, ours = teacher.base_model.embeddings, student.distilbert.embeddings
+    base: Any = teacher.base_model
+    theirs, ours = base.embeddings, student.distilbert.embeddings
     ours.word_embeddings.weight.data = theirs.word_embeddings.weight.data.clone()
     ours.position_embeddings.weight.data = positions + theirs.token_type_embeddings.weight.data[0]
     ours.LayerNorm.load_state_dict(theirs.LayerNorm.state_dict())
     for layer, block in zip(layers, student.distilbert.transformer.layer, strict=True):
         for source, target in BLOCK.items():
-            module = teacher.base_model.encoder.layer[layer].get_submodule(source)
+            module = base.encoder.layer[layer].get_submodule(source)
             block.get_submodule(target).load_state_dict(module.state_dict())
     student.pre_classifier.load_state_dict(teacher.get_submodule(family.dense).state_dict())
     student.classifier.load_state_dict(teacher.get_submodule(family.output).state_dict())
@@ -151,7 +154,8 @@ def as_bert(teacher: PreTrainedModel, layers: list[int]) -> BertForSequenceClass
     family, positions = encoder.family(teacher), _positions(teacher)
     shape = {"num_hidden_layers": len(layers), "max_position_embeddings": len(positions)}
     student = BertForSequenceClassification(BertConfig.from_dict(values | shape)).eval()
-    theirs, ours = teacher.base_model, student.bert
+    theirs: Any = teacher.base_model
+    ours = student.bert
     for name in ("word_embeddings", "token_type_embeddings", "LayerNorm"):
         source = theirs.embeddings.get_submodule(name)
         ours.embeddings.get_submodule(name).load_state_dict(source.state_dict())
@@ -166,7 +170,8 @@ def as_bert(teacher: PreTrainedModel, layers: list[int]) -> BertForSequenceClass
 def _positions(teacher: PreTrainedModel) -> torch.Tensor:
     """The embeddings of positions, shape (positions, width), from that of the first token on."""
     first = encoder.family(teacher).first_position(teacher.config.to_dict())
-    return teacher.base_model.embeddings.position_embeddings.weight.data[first:].clone()
+    base: Any = teacher.base_model
+    return base.embeddings.position_embeddings.weight.data[first:].clone()
 
 
 @torch.no_grad()

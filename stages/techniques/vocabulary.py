@@ -313,7 +313,7 @@ def prune(parent: Path, folder: Path, texts: Iterable[str], vocab_size: int = 0,
     }
     used = {piece for encoding in tokenizer.encode_batch(texts) for piece in encoding.tokens}
     used |= {piece for piece, i in tokenizer.get_vocab().items() if i in named.values()}
-    key = next(name for name in weights if name.endswith((EMBEDDINGS, "tok_embeddings.weight")))
+    key = next(name for name in weights if name.endswith(EMBEDDINGS))
     before = weights[key]
     projection = weights.get(f"{key.removesuffix('weight')}projection.weight")
     whole = before if projection is None else before @ projection.T

@@ -4,14 +4,16 @@ import shutil
 from pathlib import Path
 
 from stages.core import model_folder
-from stages.core.errors import UserError
 from stages.core.settings import BertShape
 
 NAME = "bert-base-shape"
 
 
 def write(folder: Path, teacher: Path, shape: BertShape) -> None:
-    """A BERT classifier of `shape` with unfit weights, and the labels and the tokenizer of `teacher`."""
+    """A BERT classifier of `shape` with unfit weights, and the labels and the tokenizer of `teacher`.
+
+    It has a word for each piece of the tokenizer, if they are more than those of the shape.
+    """
     from tokenizers import Tokenizer
     from transformers import BertConfig, BertForSequenceClassification, logging
 
@@ -19,10 +21,8 @@ def write(folder: Path, teacher: Path, shape: BertShape) -> None:
 
     known = Tokenizer.from_file(str(teacher / "tokenizer.json")).get_vocab_size()
     if shape.vocab_size < known:
-        raise UserError(
-            f"benchmark.reference.vocab_size is {shape.vocab_size}: the teacher's tokenizer, which goes with "
-            f"it, has {known} pieces; set it to no fewer"
-        )
+        print(f"{NAME} has {known:,} words, as many as the teacher's tokenizer, not {shape.vocab_size:,}")
+        shape = shape.model_copy(update={"vocab_size": known})
     labels = model_folder.label_names(teacher)
     config = BertConfig(
         **shape.model_dump(), id2label=dict(enumerate(labels)), label2id={n: i for i, n in enumerate(labels)}
