@@ -17,7 +17,7 @@ from stages.checkpoints.sparse_storage import read_weights
 from stages.core import model_folder
 from stages.measurement.enough import FEWEST
 from stages.measurement.quality.calibration import can_learn, reliability
-from stages.reporting.lineage import Step
+from stages.reporting import lineage
 from stages.reporting.results import SIZES, calibration
 from stages.runtime.calibration import NONE
 from stages.techniques import int8
@@ -245,11 +245,13 @@ def size_breakdown(results: pd.DataFrame, path: Path) -> None:
     save(figure, path)
 
 
-def waterfall(steps: Sequence[Step], path: Path) -> None:
+def waterfall(made: list[dict], results: pd.DataFrame, times: pd.DataFrame, path: Path) -> None:
     """What each step to a model did to its latency, size and accuracy, from BERT-base's shape on.
 
-    Latency and size are on log scales, where a bar is a ratio; accuracy has points.
+    `made` is the model's lineage; `times` are those of latency.csv. Latency and size are on log scales, where
+    a bar is a ratio; accuracy has points.
     """
+    steps = lineage.steps(made, results, times)
     panels = {
         "latency_ms": ("latency, ms (log scale)", "{:.2f}", True),
         "size_mb": ("size, MB (log scale)", "{:.1f}", True),

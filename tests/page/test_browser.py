@@ -246,7 +246,7 @@ def test_two_models_answer_what_is_typed(page, url):
         page.set_checked(f"#view-Ask input[value={name}]", name in (BEST, OTHER))
     page.locator("#query").press_sequentially("send my money", delay=20)
     for name in (BEST, OTHER):
-        card = page.locator(f".answer[data-model={name}]")
+        card = page.locator(f".answer[data-model={name}]:not([aria-busy])")
         card.wait_for()
         expected = runtime.load(Path("calibrated") / name).predict(["send my money"])[0]
         text = card.inner_text()
