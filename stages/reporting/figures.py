@@ -292,9 +292,8 @@ def waterfall(made: list[dict], results: pd.DataFrame, times: pd.DataFrame, path
             axes.xaxis.set_minor_formatter("")
         axes.grid(alpha=0.3, axis="x")
         axes.tick_params(axis="y", length=0)
-    names = [fill(step.name, 26) for step in steps]
-    made = [fill(", ".join(step.stages), 30) for step in steps]
-    all_axes[0].set_yticks(range(len(steps)), [f"{n}\n{m}".strip() for n, m in zip(names, made, strict=True)])
+    labels = [f"{fill(step.name, 26)}\n{fill(', '.join(step.stages), 30)}".strip() for step in steps]
+    all_axes[0].set_yticks(range(len(steps)), labels)
     all_axes[0].set_ylim(len(steps) - 0.5, -0.7)
     save(figure, path)
 
