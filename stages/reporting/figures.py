@@ -260,7 +260,7 @@ def waterfall(made: list[dict], results: pd.DataFrame, times: pd.DataFrame, path
     table = pd.DataFrame([vars(step) for step in steps])
     table["accuracy"] *= 100
     figure, all_axes = plt.subplots(1, 3, figsize=(5.8, 0.7 + 0.62 * len(steps)), sharey=True)
-    figure.subplots_adjust(wspace=0.12)
+    figure.subplots_adjust(wspace=0.2)
     for axes, (column, (label, form, ratio)) in zip(all_axes, panels.items(), strict=True):
         values = table[column]
         if ratio:
@@ -282,6 +282,7 @@ def waterfall(made: list[dict], results: pd.DataFrame, times: pd.DataFrame, path
             side = "left" if after < middle else "right"
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
             axes.text(after, y - 0.25, text, ha=side, va="bottom", bbox=box)
+        axes.use_sticky_edges = False  # those of bars, which would have no margin
         axes.margins(x=0.25)
         axes.set_xlabel(label)
         if ratio:
