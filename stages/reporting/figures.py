@@ -286,9 +286,7 @@ def waterfall(made: list[dict], results: pd.DataFrame, times: pd.DataFrame, path
         axes.margins(x=0.25)
         axes.set_xlabel(label)
         if ratio:
-            axes.xaxis.set_major_locator(
-                LogLocator(subs=(1, 3) if values.max() < 100 * values.min() else (1,))
-            )
+            axes.xaxis.set_major_locator(LogLocator())
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter("")
         axes.grid(alpha=0.3, axis="x")
