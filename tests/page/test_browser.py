@@ -55,7 +55,7 @@ def page(browser, request):
 @contextmanager
 def tab(browser, width=1280, height=900):
     page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(120_000)  # of a busy machine
     asked, said = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: said.append(message.text))
