@@ -12,18 +12,7 @@ def main():
     from stages.core import model_folder
     from stages.core.atomic import replacing, write_json, write_text
     from stages.data import domains, tables
-    from stages.measurement.speed import reference
-    from stages.reporting import (
-        answers,
-        evidence,
-        figures,
-        frontier,
-        lineage,
-        load_test,
-        readme,
-        results,
-        summary,
-    )
+    from stages.reporting import answers, evidence, figures, frontier, load_test, readme, results, summary
 
     if p.report.beside:
         summary.read(Path(p.report.beside))  # which is printed at the end
@@ -66,7 +55,6 @@ def main():
         write_json(scratch / "load_test.json", load_test.values(loaded))
         write_json(scratch / "machine.json", machine)
         write_json(scratch / "selected.json", {"model": best["parent"], "reason": best["reason"]})
-
     pruned = [name for name in points["model"] if name in rows]
     origin = None if points.empty else results.ancestor(points["model"][0], rows, best["parents"])
     dense = origin or "teacher"
@@ -77,10 +65,9 @@ def main():
     }
     int8 = [results.recipe(name)["parameters"] for name in rows]
     reduce_range = next((values["reduce_range"] for values in int8 if "reduce_range" in values), True)
-    steps = lineage.steps(best["lineage"], table, latency.loc[reference.NAME])
     pictures = {
         "accuracy_latency": lambda path: frontier.draw(table, p.report.published, path),
-        "steps": lambda path: figures.waterfall(steps, path),
+        "steps": lambda path: figures.waterfall(best["lineage"], table, latency, path),
         "training": lambda path: figures.training_curves(curves, path),
         "calibration": lambda path: figures.calibration_curves(
             rows, list(dict.fromkeys(["teacher", best["parent"]])), labels, path

@@ -92,7 +92,7 @@ def frontier(folder: Path, results: pd.DataFrame, variants: Variants | None) -> 
     models = []
     for name, row in results.iterrows():
         made = _lineage(str(name), results, variants)
-        steps = lineage.steps(made, results, shape)
+        steps = lineage.steps(made, results, times)
         models.append(
             {
                 "name": name,

@@ -17,7 +17,7 @@ from stages.checkpoints.sparse_storage import read_weights
 from stages.core import model_folder
 from stages.measurement.enough import FEWEST
 from stages.measurement.quality.calibration import can_learn, reliability
-from stages.reporting.lineage import Step
+from stages.reporting import lineage
 from stages.reporting.results import SIZES, calibration
 from stages.runtime.calibration import NONE
 from stages.techniques import int8
@@ -245,11 +245,13 @@ def size_breakdown(results: pd.DataFrame, path: Path) -> None:
     save(figure, path)
 
 
-def waterfall(steps: Sequence[Step], path: Path) -> None:
+def waterfall(made: list[dict], results: pd.DataFrame, times: pd.DataFrame, path: Path) -> None:
     """What each step to a model did to its latency, size and accuracy, from BERT-base's shape on.
 
-    Latency and size are on log scales, where a bar is a ratio; accuracy has points.
+    `made` is the model's lineage; `times` are those of latency.csv. Latency and size are on log scales, where
+    a bar is a ratio; accuracy has points.
     """
+    steps = lineage.steps(made, results, times)
     panels = {
         "latency_ms": ("latency, ms (log scale)", "{:.2f}", True),
         "size_mb": ("size, MB (log scale)", "{:.1f}", True),
@@ -258,7 +260,7 @@ def waterfall(steps: Sequence[Step], path: Path) -> None:
     table = pd.DataFrame([vars(step) for step in steps])
     table["accuracy"] *= 100
     figure, all_axes = plt.subplots(1, 3, figsize=(5.8, 0.7 + 0.62 * len(steps)), sharey=True)
-    figure.subplots_adjust(wspace=0.12)
+    figure.subplots_adjust(wspace=0.2)
     for axes, (column, (label, form, ratio)) in zip(all_axes, panels.items(), strict=True):
         values = table[column]
         if ratio:
@@ -280,19 +282,17 @@ def waterfall(steps: Sequence[Step], path: Path) -> None:
             side = "left" if after < middle else "right"
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
             axes.text(after, y - 0.25, text, ha=side, va="bottom", bbox=box)
+        axes.use_sticky_edges = False  # those of bars, which would have no margin
         axes.margins(x=0.25)
         axes.set_xlabel(label)
         if ratio:
-            axes.xaxis.set_major_locator(
-                LogLocator(subs=(1, 3) if values.max() < 100 * values.min() else (1,))
-            )
+            axes.xaxis.set_major_locator(LogLocator())
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter("")
         axes.grid(alpha=0.3, axis="x")
         axes.tick_params(axis="y", length=0)
-    names = [fill(step.name, 26) for step in steps]
-    made = [fill(", ".join(step.stages), 30) for step in steps]
-    all_axes[0].set_yticks(range(len(steps)), [f"{n}\n{m}".strip() for n, m in zip(names, made, strict=True)])
+    labels = [f"{fill(step.name, 26)}\n{fill(', '.join(step.stages), 30)}".strip() for step in steps]
+    all_axes[0].set_yticks(range(len(steps)), labels)
     all_axes[0].set_ylim(len(steps) - 0.5, -0.7)
     save(figure, path)
 

@@ -38,12 +38,13 @@ def family(lineage: list[dict]) -> str:
     return next((name for name, those in FAMILIES.items() if stages <= those), "chains")
 
 
-def steps(lineage: list[dict], results: pd.DataFrame, shape: pd.Series) -> list[Step]:
-    """From BERT-base's `shape`, a row of latency.csv, to the model that `lineage` ends with.
+def steps(lineage: list[dict], results: pd.DataFrame, times: pd.DataFrame) -> list[Step]:
+    """From BERT-base's shape, a row of latency.csv, `times`, to the model that `lineage` ends with.
 
     `lineage` is that of settings.Variants. What is no row of `results` was not measured: its stage counts to
     the next that is.
     """
+    shape = times.loc[reference.NAME]
     found = [Step(reference.NAME, [], shape["size_mb"], shape["latency_ms"], float("nan"))]
     stages: list[str] = []
     for step in lineage:

@@ -12,7 +12,6 @@ from stages.checkpoints import RULED_OUT, encoder
 from stages.checkpoints.families import FAMILIES
 from stages.core.atomic import write_json
 from stages.reporting import figures, results
-from stages.reporting.lineage import Step
 from stages.runtime.calibration import Calibration, Threshold
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -54,11 +53,17 @@ def outputs(tmp_path, monkeypatch):
     return tmp_path
 
 
-STEPS = [
-    Step("bert-base-shape", [], 400.0, 80.0, float("nan")),
-    Step("teacher", ["teacher"], 80.0, 8.0, 0.94),
-    Step("a-small-one-with-a-long-name", ["distill", "vocabulary", "export", "quantize"], 8.0, 0.4, 0.93),
-]
+SMALL = "a-small-one-with-a-long-name"
+STAGES = {"teacher": "teacher", "a": "distill", "b": "vocabulary", SMALL: "quantize"}
+# A lineage, the rows of the table, and the time of BERT-base's shape.
+MADE = (
+    [{"stage": stage, "name": name} for name, stage in STAGES.items()],
+    pd.DataFrame(
+        {"size_mb": [80.0, 8.0], "latency_ms": [8.0, 0.4], "accuracy_calibrated": [0.94, 0.93]},
+        index=["teacher", SMALL],
+    ),
+    pd.DataFrame({"size_mb": [400.0], "latency_ms": [80.0]}, index=["bert-base-shape"]),
+)
 
 
 def curves():
@@ -93,7 +98,7 @@ PICTURES = {
     "sparsity by layer": lambda path: figures.sparsity_by_layer(profiles(), path),
     "accuracy against sparsity": lambda path: figures.accuracy_against_sparsity(points(), 0.9, path),
     "calibration curves": lambda path: figures.calibration_curves(ROWS, ["teacher", "small"], LABELS, path),
-    "waterfall": lambda path: figures.waterfall(STEPS, path),
+    "waterfall": lambda path: figures.waterfall(*MADE, path),
     "size breakdown": lambda path: figures.size_breakdown(RESULTS, path),
     "quantization error": lambda path: figures.quantization_error("small", True, path),
     "nothing pruned": lambda path: figures.pruned_weights(["teacher"], path),
@@ -227,7 +232,7 @@ def test_names_beside_the_axes_hide_none(count, drawn, outputs):
 
 
 def test_a_step_is_drawn_from_the_one_before(drawn, outputs):
-    figures.waterfall(STEPS, outputs / "a")
+    figures.waterfall(*MADE, outputs / "a")
     latency, size, accuracy = drawn[0].axes
     bars = [[(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches] for axes in drawn[0].axes]
     assert bars[0] == [pytest.approx((80, 8)), pytest.approx((8, 0.4))]

@@ -16,11 +16,11 @@ RESULTS = pd.DataFrame(
     {"size_mb": [80.0, 60.0, 8.0], "latency_ms": [8.0, 4.0, 0.5], "accuracy_calibrated": [0.94, 0.93, 0.92]},
     index=["teacher", "distilled", "cut-ort-int8"],
 )
-SHAPE = pd.Series({"size_mb": 400.0, "latency_ms": 80.0})
+TIMES = pd.DataFrame({"size_mb": [400.0], "latency_ms": [80.0]}, index=["bert-base-shape"])
 
 
 def test_what_was_not_measured_counts_to_the_next_that_was():
-    first, *steps = lineage.steps(MADE, RESULTS, SHAPE)
+    first, *steps = lineage.steps(MADE, RESULTS, TIMES)
     assert (first.name, first.stages, first.size_mb, first.latency_ms) == ("bert-base-shape", [], 400.0, 80.0)
     assert math.isnan(first.accuracy)
     assert steps == [

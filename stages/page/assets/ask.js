@@ -27,13 +27,19 @@ views.Ask = (view) => {
     }
   }
 
-  async function ask() {
+  function ask() {
     const query = text.value.trim(), mine = ++round;
     const asked = boxes.filter((box) => box.checked).map((box) => box.value);
     if (!query || !asked.length) { answers.replaceChildren(); return; }
-    const found = await Promise.all(asked.map((model) => one(model, query)));
-    if (mine === round) answers.replaceChildren(...found.map(card));  // what was typed since is on its way
+    const cards = asked.map((model) => cardOf(model) || html("section", {class: "answer", "data-model": model, "aria-busy": "true"},
+      html("h3", {}, model), html("p", {class: "small"}, "The model is being loaded …")));
+    answers.replaceChildren(...cards);
+    for (const model of asked) one(model, query).then((answer) => {
+      if (mine === round) cardOf(model).replaceWith(card(answer));  // else what was typed since is on its way
+    });
   }
+
+  const cardOf = (model) => answers.querySelector(`[data-model="${CSS.escape(model)}"]`);
 
   function card(answer) {
     const scope = {true: "in scope", false: "out of scope", null: "no threshold"}[String(answer.in_scope)];
