@@ -15,8 +15,6 @@ from stages.commands import warn_if_uncalibrated
 from stages.core import model_folder
 from stages.core.atomic import replacing
 from stages.core.errors import UserError
-from stages.measurement import identity
-from stages.reporting import evidence
 from stages.serving.options import Limits
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +52,9 @@ def planned_cores(model: Path) -> int | None:
     """The cores that the load test's plan over HTTP gives to this very model, if it was measured."""
     if not (PLAN / "http_plan.csv").exists():
         return None
+    from stages.measurement import identity
+    from stages.reporting import evidence
+
     digest = identity.of_model(model)
     same = {name for name, other in evidence.values(PLAN / "measured.json", ()).items() if other == digest}
     with (PLAN / "http_plan.csv").open(newline="") as file:

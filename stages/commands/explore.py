@@ -41,8 +41,8 @@ def command(folder: Path | None, port: int, opened: bool):
     config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
     with config.bind_socket() as socket:
         url = f"http://127.0.0.1:{socket.getsockname()[1]}/"
-        click.echo(f"{chosen} is shown at {url} until Ctrl-C.")
         socket.listen()  # who comes before the server is ready waits
+        click.echo(f"{chosen} is shown at {url} until Ctrl-C.")
         if opened and has_a_browser():
             threading.Timer(0.5, webbrowser.open, [url]).start()
         uvicorn.Server(config).run(sockets=[socket])

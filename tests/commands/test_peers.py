@@ -20,7 +20,7 @@ from stages.peers.workshop import Peer
 
 LABELS = tables.Labels(["transfer", "oos", "balance"], "oos")
 WORDS = {"transfer": "send money to", "oos": "rent a car in", "balance": "my balance"}
-READY = {"source": "hub", "model": "bert", "sha256": None, "epochs": 0}
+READY = {"source": "hub", "model": "bert", "path": "bert", "sha256": None, "epochs": 0}
 VARIANTS = {
     "export": {"teacher-ort": {"parent": "teacher"}},
     "rows": {"teacher": "table", "teacher-ort": "table"},

@@ -49,7 +49,7 @@ def test_the_repository_s_params():
     assert isinstance(p.data, settings.SampleData)
     magnitude, distilled = (p.variants.models[name] for name in ("magnitude", "distilled"))
     assert isinstance(magnitude, MagnitudePruning) and isinstance(distilled, Distill)
-    assert (magnitude.parent, magnitude.rounds, magnitude.batch_size) == ("distilled", 4, 48)
+    assert (magnitude.parent, magnitude.rounds, magnitude.batch_size) == ("teacher", 4, 48)
     assert (distilled.student.layers, distilled.temperature, distilled.epochs) == ([0, 2, 5], 4.0, 3)
     assert p.variants.parents["magnitude-ort-int8-packed"] == "magnitude-ort-int8"
     assert p.variants.table[0] == "teacher" and len(p.variants.table) == 8

@@ -1,6 +1,5 @@
 """Texts of many scripts through what reads queries: the normaliser, the leak check, the cache, the limits."""
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from tokenizers import trainers
 from stages.core.errors import UserError
 from stages.data import duplicates, unlabelled
 from stages.data.tokenizer import normalized
+from stages.serving.body import BadRequest, texts_in
 from stages.serving.cache import ResponseCache
-from stages.serving.service import MOST_CHARACTERS, BadRequest, texts_of
+from stages.serving.options import Limits
 
 CORPUS = yaml.safe_load((Path(__file__).parents[1] / "corpora/three_languages.yaml").read_text("utf-8"))
 TEXTS = [query for by in CORPUS.values() for queries in by.values() for query in queries]
@@ -101,22 +101,17 @@ def test_the_caches_key_is_what_the_model_reads(family, tmp_path):
         assert all(len({text.strip() for text in alike}) == 1 for alike in keys.values())
 
 
-class Body:
-    def __init__(self, text: str):
-        self.headers: dict = {}
-        self.body = json.dumps({"text": text}, ensure_ascii=False).encode()
-
-    async def stream(self):
-        yield self.body
+def as_body(text: str) -> bytes:
+    return json.dumps({"text": text}, ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize("character", ["我", "क", "ع", "👍", "e\u0301", "\u200fא"])
 def test_the_service_counts_characters(character):
     """A text of the most characters is served, whatever their bytes."""
-    text = character * (MOST_CHARACTERS // len(character))
-    assert asyncio.run(texts_of(Body(text))) == ([text], False)
+    text = character * (Limits.characters // len(character))
+    assert texts_in(as_body(text), Limits()) == ([text], False)
     with pytest.raises(BadRequest, match="characters: send at most"):
-        asyncio.run(texts_of(Body(text + character)))
+        texts_in(as_body(text + character), Limits())
 
 
 def test_changed_text_is_text():

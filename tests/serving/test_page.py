@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from stages.core.atomic import write_json
 from stages.serving import openapi, page, soak
-from stages.serving.service import MOST_CHARACTERS, MOST_TEXTS
+from stages.serving.options import Limits
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_interface_is_the_services(client):
     assert methods == {"/predict": ["post"], "/health": ["get"], "/metrics": ["get"]}
     body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     one, several = (kind["properties"] for kind in body["oneOf"])
-    assert one["text"]["maxLength"] == MOST_CHARACTERS and several["texts"]["maxItems"] == MOST_TEXTS
+    assert one["text"]["maxLength"] == Limits.characters and several["texts"]["maxItems"] == Limits.texts
 
 
 @pytest.mark.parametrize("options", [[], ["--no-page"]], ids=["page", "no page"])
