@@ -125,7 +125,7 @@ def test_what_dvc_yaml_runs_and_nothing_else():
 @pytest.mark.parametrize("stage", STAGES)
 def test_stages_are_thin_and_apart(stage):
     source = (ROOT / entries(stage)[0]).read_text()
-    assert len(source.splitlines()) < 100
+    assert len(source.splitlines()) < 110
     others = {path for other in STAGES for path in entries(other)} - set(entries(stage))
     assert not others & modules(*entries(stage), root=ROOT)
 

@@ -14,7 +14,7 @@ from stages.serving.options import Limits
 
 @pytest.fixture
 def client(exported):
-    return TestClient(Starlette(routes=page.routes(exported / "student-ort")))
+    return TestClient(Starlette(routes=page.routes(exported / "student-ort", Limits())))
 
 
 def test_pages_load_from_the_service_alone(client):
@@ -38,7 +38,7 @@ def test_the_page_knows_the_model_and_its_out_of_scope_label(exported, models):
 
 def test_the_interface_is_the_services(client):
     document = client.get("/openapi.json").json()
-    assert document == json.loads(json.dumps(openapi.document()))
+    assert document == json.loads(json.dumps(openapi.document(Limits())))
     methods = {path: [*operations] for path, operations in document["paths"].items()}
     assert methods == {"/predict": ["post"], "/health": ["get"], "/metrics": ["get"]}
     body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
