@@ -200,6 +200,10 @@ def fit(trainer: Trainer, identity: str) -> list[dict]:
     # The Trainer writes a checkpoint's trainer_state.json last: without it, it is not whole.
     whole = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda p: p.stat().st_mtime)
     trainer.train(resume_from_checkpoint=str(whole[-1].parent) if whole else None)
+    # Or the model would go on computing in bf16. (accelerate's own unwrap_model takes off the model's
+    # decorators too.)
+    if (forward := vars(trainer.model).pop("_original_forward", None)) is not None:
+        trainer.model.forward = forward  # type: ignore[method-assign, union-attr]
 
     history: dict[int, dict] = {}
     for entry in trainer.state.log_history:

@@ -68,13 +68,6 @@ def tab(browser, width=1280, height=900):
         assert parts.scheme in ("file", "data") or parts.hostname == LOCAL, url
 
 
-@pytest.fixture(scope="module")
-def root(exported, tmp_path_factory):
-    root = tmp_path_factory.mktemp("explored")
-    explored.write(exported, root)
-    return root
-
-
 @pytest.fixture
 def here(root, monkeypatch):
     monkeypatch.chdir(root)

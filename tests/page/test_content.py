@@ -18,13 +18,6 @@ from stages.page import content, html
 from stages.reporting.results import calibration
 
 
-@pytest.fixture(scope="module")
-def root(exported, tmp_path_factory):
-    root = tmp_path_factory.mktemp("explored")
-    explored.write(exported, root)
-    return root
-
-
 @pytest.fixture
 def copy(root, tmp_path, monkeypatch):
     """A working directory of one's own."""
