@@ -60,7 +60,7 @@ def text(folder: Path, beside: Path | None = None, here: bool = False) -> str:
         *(fill(note, WIDTH) for note in notes),
         fill(f"* {best} is models/best: {selected['reason']}.", WIDTH),
         'Ask it:   intents predict --model models/best "what is my balance"\n'
-        f"Look at:  {folder}/README.md, with every table and picture\n"
+        f"Look at:  intents explore, or {folder}/README.md with every table and picture\n"
         "Change:   conf/README.md says which settings there are",
     ]
     return "\n\n".join(paragraphs)
