@@ -139,7 +139,7 @@ def test_the_five_commands(family, tmp_path, monkeypatch, intents):
     scripts = recipe["embedding_mb_by_script"]
     if family == "xlm-roberta":
         before, after = scripts["other"]  # Latin and Chinese
-        assert after < 0.5 * before and scripts["devanagari"][1] > 0.4 * scripts["devanagari"][0]
+        assert after < 0.6 * before and scripts["devanagari"][1] > 0.4 * scripts["devanagari"][0]
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
