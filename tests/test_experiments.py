@@ -17,6 +17,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.numpy import load_file
 
+from stages.core import watched  # noqa: F401, which conf/ needs
+
 pytestmark = pytest.mark.slow
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 INTENTS = (sys.executable, "-m", "stages.commands")
