@@ -103,7 +103,7 @@ def test_a_fresh_clone_says_what_it_lacks(monkeypatch, tmp_path):
     shown = content.collect(Path("metrics/clinc150-quick"), None, "dvc exp run -S experiment=clinc150-quick")
     assert shown["validation"] is None and shown["queries"] is None
     assert "not here" in shown["lacks"]
-    assert len(shown["models"]) == 10 and shown["training"] and shown["confusions"]
+    assert len(shown["models"]) == 4 and shown["training"] and shown["confusions"]
 
 
 def test_other_models_and_data_are_not_shown_as_the_reports(copy):
