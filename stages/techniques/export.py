@@ -21,7 +21,8 @@ def apply(parent: Path, folder: Path, settings: Export) -> dict:
     """
     config = json.loads((parent / "config.json").read_text())
     family = families.FAMILIES.get(config["model_type"])
-    if settings.method == "written" and family and family.written and config[family.hidden_act] == "gelu":
+    can = family and family.written and config[family.hidden_act] in graph.GELUS
+    if settings.method == "written" and family and can:
         graph.write(read_weights(parent), config, family, folder / "model.onnx")
     elif config.get("exits"):
         raise UserError(f"{parent} has early exits, which only a written graph of a model with GELU keeps")

@@ -15,9 +15,13 @@ CONTRIB_OPERATORS = (
     "Attention",
     "BiasGelu",
     "EmbedLayerNormalization",
+    "FastGelu",
     "MultiHeadAttention",
     "SkipLayerNormalization",
 )
+# The operator of each `hidden_act` that can be written; both add a bias first.
+GELUS = {"gelu": "BiasGelu", "gelu_new": "FastGelu", "gelu_pytorch_tanh": "FastGelu"}
+RELATIVE = "relative_bias"
 # What torch adds to the scores of padding.
 MASKED = float(np.finfo(np.float32).min)
 
@@ -89,7 +93,9 @@ class Encoder:
 
     family: Family
     epsilon: float
+    blocks: list[str]
     heads: list[int]
+    gelu: str
     first_position: int
     labels: int
     exits: dict | None
@@ -97,11 +103,14 @@ class Encoder:
     @classmethod
     def of(cls, config: dict, family: Family) -> "Encoder":
         epsilon = family.epsilon if isinstance(family.epsilon, float) else config[family.epsilon]
-        shapes = config.get("layer_shapes") or [[config[family.heads], None]] * config[family.layers]
+        groups = [family.group(layer, config) for layer in range(config[family.layers])]
+        shapes = config.get("layer_shapes")
         return cls(
             family,
             epsilon,
-            [heads for heads, _ in shapes],
+            [f"{family.base}.{family.block.format(group)}" for group in groups],
+            [shapes[group][0] if shapes else config[family.heads] for group in groups],
+            GELUS[config[family.hidden_act]],
             family.first_position(config),
             len(config["id2label"]),
             config.get("exits"),
@@ -123,6 +132,8 @@ def write(weights: dict[str, np.ndarray], config: dict, family: Family, file: Pa
     x = _embeddings(g, encoder)
     g.constant("first", np.array([0]))
     g.constant("axis", [1])
+    if encoder.family.bias:
+        _relative_bias(g, encoder)
     _answers(g, encoder, x, mask, passed=0)
 
     ids = [
@@ -163,20 +174,22 @@ def _outputs(names: Sequence[str], labels: int) -> list:
 
 def _block(g: Graph, encoder: Encoder, x: str, mask: str, number: int) -> str:
     """The hidden states after a layer; after the last one, those of the first token alone."""
-    family, epsilon = encoder.family, encoder.epsilon
-    block = f"{family.base}.{family.block.format(number)}"
+    family, epsilon, block = encoder.family, encoder.epsilon, encoder.blocks[number]
+    last = number == len(encoder.blocks) - 1
     query, key, value, out, up, down = (f"{block}.{name}" for name in family.linears)
     bias = g.joined([query, key, value], "bias")
     attention: dict = {"num_heads": encoder.heads[number], "mask_filter_value": MASKED}
-    if number < len(encoder.heads) - 1:
-        mixed = g.add("Attention", x, g.joined([query, key, value], "weight"), bias, mask, **attention)
-    else:  # the classifier reads the first token alone: no other needs the last layer's answer
+    if last or family.bias:  # whose quantized `Attention` would know no bias
         keys, values = g.product(x, key), g.product(x, value)
-        x = g.add("Gather", x, "first", axis=1)
+        if last:  # the classifier reads the first token alone: no other needs the last layer's answer
+            x = g.add("Gather", x, "first", axis=1)
         queries = g.product(x, query)
-        mixed = g.add("MultiHeadAttention", queries, keys, values, bias, mask, **attention)
+        relative = [f"{RELATIVE}.first" if last else RELATIVE] if family.bias else []
+        mixed = g.add("MultiHeadAttention", queries, keys, values, bias, mask, *relative, **attention)
+    else:
+        mixed = g.add("Attention", x, g.joined([query, key, value], "weight"), bias, mask, **attention)
     x = g.skip_norm(g.product(mixed, out), x, f"{block}.{family.attention_norm}", f"{out}.bias", epsilon)
-    inner = g.add("BiasGelu", g.product(x, up), g.parameter(f"{up}.bias"))
+    inner = g.add(encoder.gelu, g.product(x, up), g.parameter(f"{up}.bias"))
     return g.skip_norm(g.product(inner, down), x, f"{block}.{family.output_norm}", f"{down}.bias", epsilon)
 
 
@@ -263,8 +276,34 @@ def _embeddings(g: Graph, encoder: Encoder) -> str:
             outputs=["embedded", "mask_index"],
             epsilon=epsilon,
         )
-    wider = f"{family.base}.embeddings_project"
+    wider = f"{family.base}.{family.wider}"
     return g.dense(embedded, wider) if f"{wider}.weight" in g.weights else embedded
+
+
+def _relative_bias(g: Graph, encoder: Encoder) -> None:
+    """Add what every layer adds to the scores, (1, heads, length, length), and that of the first token alone.
+
+    A key's distance from the query chooses a bucket (Raffel et al., 2020, arXiv:1910.10683, section 2.1).
+    """
+    longest = len(g.weights[f"{encoder.family.embeddings}.position_embeddings.weight"])
+    buckets = _bucket(np.arange(1 - longest, longest))
+    by_distance = g.weights[f"{encoder.family.base}.{encoder.family.bias}.weight"][buckets].T
+    g.constant(f"{RELATIVE}.by_distance", by_distance[None])
+    length = g.add("Squeeze", g.add("Shape", "input_ids", start=1))
+    tokens = g.add("Range", g.constant("zero", 0), length, g.constant("one", 1))
+    queries = g.add("Unsqueeze", g.add("Sub", tokens, g.constant("longest", longest - 1)), "axis")
+    g.add("Gather", f"{RELATIVE}.by_distance", g.add("Sub", tokens, queries), outputs=[RELATIVE], axis=2)
+    g.add("Gather", RELATIVE, "first", outputs=[f"{RELATIVE}.first"], axis=2)
+
+
+def _bucket(distance: np.ndarray) -> np.ndarray:
+    """The bucket of a key at a distance from its query: as MPNet has them, 16 on each side.
+
+    Eight are of one distance; the other eight are as wide as its logarithm asks for, up to 128.
+    """
+    far = np.log(np.maximum(abs(distance), 8).astype(np.float32) / 8) / np.float32(np.log(128 / 8)) * 8
+    side = np.where(abs(distance) < 8, abs(distance), np.minimum(8 + far.astype(np.int64), 15))
+    return np.where(distance > 0, 16, 0) + side
 
 
 def _positions(g: Graph, encoder: Encoder) -> str:

@@ -89,7 +89,7 @@ def prepare(model: PreTrainedModel, per_channel: bool, reduce_range: bool, embed
     """
     first_alone: tuple[nn.Linear, ...] = ()  # as export writes the last block
     family = encoder.family(model)
-    if family.written:
+    if family.written and not family.shared_layers:
         last = encoder.blocks(model)[-1]
         first_alone = (last.query, last.out, last.up, last.down)
     for module in model.modules():

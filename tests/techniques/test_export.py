@@ -12,9 +12,13 @@ import pytest
 import torch
 from conftest import tiny_roberta
 from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
     AutoModelForSequenceClassification,
     ModernBertConfig,
     ModernBertForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
 )
 
 from stages import runtime
@@ -31,11 +35,30 @@ WRITTEN = Export(parent="any")
 SHAPES = [(1, 1), (1, 11), (2, 8), (5, 3), (3, 24)]
 
 
+SHAPE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
+
+
+def tiny_mpnet():
+    torch.manual_seed(0)
+    config = MPNetConfig(
+        vocab_size=60, num_labels=3, initializer_range=0.5, max_position_embeddings=302, **SHAPE
+    )
+    return MPNetForSequenceClassification(config)
+
+
+def tiny_albert():
+    """Of four layers in two groups."""
+    torch.manual_seed(0)
+    shape = SHAPE | {"num_hidden_layers": 4, "num_hidden_groups": 2, "embedding_size": 8}
+    return AlbertForSequenceClassification(
+        AlbertConfig(vocab_size=60, num_labels=3, initializer_range=0.5, **shape)
+    )
+
+
 def tiny_modernbert():
     torch.manual_seed(0)
-    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 32}
     special = {"bos_token_id": 0, "cls_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
-    config = ModernBertConfig(vocab_size=60, num_labels=3, initializer_range=0.5, **shape, **special)
+    config = ModernBertConfig(vocab_size=60, num_labels=3, initializer_range=0.5, **SHAPE, **special)
     return ModernBertForSequenceClassification(config)
 
 
@@ -128,6 +151,24 @@ def test_other_families_have_the_same_logits(tmp_path, make):
         ids, mask = inputs(batch, length)
         ids = np.where(mask, ids, 1)
         np.testing.assert_allclose(graph(ids, mask), reference(ids, mask), atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [tiny_mpnet, tiny_albert])
+def test_written_families_that_differ_from_bert(tmp_path, make):
+    """MPNet has a bias for the distance of two tokens; ALBERT's layers share their weights by groups."""
+    make().save_pretrained(tmp_path / "torch")
+    (tmp_path / "ort").mkdir()
+    export.apply(tmp_path / "torch", tmp_path / "ort", WRITTEN)
+    operators = [node.op_type for node in onnx.load(tmp_path / "ort" / "model.onnx").graph.node]
+    assert "Softmax" not in operators and "MultiHeadAttention" in operators
+    graph = OnnxSession(tmp_path / "ort" / "model.onnx", threads=1)
+    reference = TorchSession(encoder.load(tmp_path / "torch"), threads=1)
+    for batch, length in [*SHAPES, (2, 300)]:  # more tokens than the largest distance that counts
+        ids, mask = inputs(batch, length)
+        ids = np.where(mask, ids, make().config.pad_token_id)
+        expected = reference(ids, mask)
+        assert expected.std() > 0.1
+        assert abs(graph(ids, mask) - expected).max() < 1e-5 * abs(expected).max()
 
 
 def test_the_inputs_are_those_of_other_runtimes(models):

@@ -256,7 +256,9 @@ def column(family):
 @pytest.mark.parametrize(
     ("family", "techniques"),
     [
-        ("mpnet", ["layers", "structured", "exits", "predict", "publish"]),
+        ("mpnet", ["layers", "structured", "exits", "export", "predict", "publish"]),
+        ("albert", ["exits", "export", "dynamic"]),
+        ("modernbert", ["exits"]),
         ("roberta", ["magnitude", "exits", "export", "dynamic", "pack", "calibration", "bundle"]),
     ],
 )
