@@ -11,6 +11,7 @@ from pathlib import Path
 
 from stages.serving.model import Answer, Model
 
+SLICE = 0.001  # seconds of answering on end, from warm caches, before connections are looked at again
 LONG = 0.05  # seconds in the queue, after which it is asked whether the client is still there
 
 
@@ -99,7 +100,7 @@ class Answering(ABC):
 
 
 class Here(Answering):
-    """The model in this process, between whose answers the event loop reads, refuses and sends."""
+    """The model in this process; between slices of its time the event loop reads, refuses and sends."""
 
     def __init__(self, folder: Path, limit: int, waiting: Callable[[float], None]):
         super().__init__(limit, waiting)
@@ -116,16 +117,20 @@ class Here(Answering):
     def go_on(self) -> None:
         if not self.busy:
             self.busy = True
-            self.loop.call_soon(self._answer_one)
+            self.loop.call_soon(self._answer)
 
-    def _answer_one(self) -> None:
-        job = self.take()
+    def _answer(self) -> None:
+        """Answer what waits, for SLICE seconds; then what comes after, once the loop has been round."""
+        end = time.monotonic() + SLICE
+        while (job := self.take()) is not None:
+            self.tell()
+            try:
+                job.answer.set_result(self.model.answer(job.text))
+            except Exception as error:
+                job.answer.set_exception(error)
+            if time.monotonic() >= end:
+                break
         self.tell()
-        if job is None:
-            self.busy = False
-            return
-        try:
-            job.answer.set_result(self.model.answer(job.text))
-        except Exception as error:
-            job.answer.set_exception(error)
-        self.loop.call_soon(self._answer_one)  # once the loop has been round
+        self.busy = bool(self.queue)
+        if self.busy:
+            self.loop.call_soon(self._answer)

@@ -63,6 +63,21 @@ def test_between_two_texts_others_are_refused_or_go_on(monkeypatch):
     assert asked == ["a", "b", "c", "e"]
 
 
+@pytest.mark.parametrize(("seconds", "between"), [(0.0, {0, 1, 2, 3}), (60.0, {0, 3})])
+def test_texts_are_answered_for_a_slice_of_time_on_end(seconds, between, monkeypatch):
+    monkeypatch.setattr(jobs, "SLICE", seconds)
+
+    async def use(serving):
+        asking = asyncio.create_task(serving.ask(["a", "b", "c"], here))
+        seen = set()
+        while not asking.done():
+            seen.add(len(serving.model.asked))
+            await asyncio.sleep(0)
+        return seen
+
+    assert served(monkeypatch, use)[0] == between
+
+
 def test_who_has_left_or_stopped_waiting_is_not_answered(monkeypatch):
     async def use(serving):
         gone = asyncio.create_task(serving.ask(["a"], left))
