@@ -24,7 +24,7 @@ from transformers.utils import cached_file
 
 from stages.checkpoints import encoder, families
 from stages.core import packages, processes
-from stages.core.errors import UserError
+from stages.core.errors import UserError, log_in
 from stages.core.settings import Pretrained
 from stages.techniques.settings import General
 
@@ -220,7 +220,7 @@ def _read(name: str, labels: list[str], trust_remote_code: bool) -> tuple[list[s
                 f"{name!r} comes with code of its own: read it, and set teacher.trust_remote_code to true to "
                 "run it"
             ) from None
-        raise UserError(f"cannot load {name!r} ({first}): {WITHOUT_A_HUB}") from None
+        raise UserError(f"cannot load {name!r} ({first}): {log_in(error)}{WITHOUT_A_HUB}") from None
     finally:
         logging.set_verbosity(verbosity)
         logging.disable_progress_bar()
@@ -229,7 +229,34 @@ def _read(name: str, labels: list[str], trust_remote_code: bool) -> tuple[list[s
             f"{name!r} is a {model.config.model_type}, which its own code alone can read, and no stage after "
             "this one runs that: choose a model of an architecture that transformers has"
         )
+    if getattr(model.config, "auto_map", None):
+        model = _plain(name, model, trust_remote_code)
     return [theirs[i] for i in sorted(theirs)], model, loading
+
+
+def _plain(name: str, model: PreTrainedModel, trusted: bool) -> PreTrainedModel:
+    """`model`, which comes with code of its own, as the class of transformers that later stages run.
+
+    A UserError, if the code was trusted and computes otherwise. If it was not, nobody knows, which is said.
+    """
+    values = model.config.to_dict()
+    del values["auto_map"]
+    plain = encoder.from_config(AutoConfig.for_model(**values))
+    kind = f"transformers' {model.config.model_type}"
+    plain.name_or_path = name
+    left = plain.load_state_dict(model.state_dict(), strict=False)
+    if not trusted:
+        _say(f"{name!r} comes with code of its own, which is not run: it is read as {kind}")
+    else:
+        ids = torch.arange(4, 12)[None]
+        with torch.inference_mode():
+            same = torch.allclose(model.eval()(ids).logits, plain(ids).logits, rtol=1e-3, atol=1e-3)
+        if any(left) or not same:
+            raise UserError(
+                f"{name!r} does not compute what {kind} does with its weights, and no stage after this one "
+                "runs its code: choose a model of an architecture that transformers has"
+            )
+    return plain
 
 
 def fitting(model: PreTrainedModel, max_length: int) -> int:

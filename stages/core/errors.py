@@ -14,6 +14,12 @@ class UserError(Exception):
     """What was wrong, where, and what to do, in one line."""
 
 
+def log_in(error: Exception) -> str:
+    """How to log in, where `error` says that the hub shows something to some people alone."""
+    hidden = any(word in str(error) for word in ("gated", "private repository"))
+    return "if you may see it, log in by `hf auth login`; or " if hidden else ""
+
+
 def escape_output() -> None:
     """Show what the encoding of standard output lacks with backslashes, as Python does in standard error."""
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from stages.core.errors import UserError
+from stages.core.errors import UserError, log_in
 from stages.core.settings import HubData
 from stages.data import formats
 from stages.data.splits import NAMES
@@ -18,7 +18,8 @@ def load(params: HubData) -> dict[str, pd.DataFrame]:
     except Exception as error:  # the hub's client raises a dozen kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"cannot load {params.hub!r} ({reason}): connect to the hub, or correct data.hub and data.config"
+            f"cannot load {params.hub!r} ({reason}): {log_in(error)}connect to the hub, or correct data.hub "
+            "and data.config"
         ) from None
     found = {split: [name for name in names if name in contents] for split, names in NAMES.items()}
     if any(len(names) > 1 for names in found.values()) or not (

@@ -3,7 +3,7 @@
 from tokenizers import Tokenizer
 
 from stages.core import packages
-from stages.core.errors import UserError
+from stages.core.errors import UserError, log_in
 
 
 def of_teacher(source: str, model: str) -> Tokenizer:
@@ -22,8 +22,8 @@ def of_teacher(source: str, model: str) -> Tokenizer:
     except Exception as error:  # transformers raises a dozen kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"cannot load the tokenizer of the teacher, {model!r} ({reason}): name a local folder that holds "
-            "it, or choose teacher=minilm, which needs no hub"
+            f"cannot load the tokenizer of the teacher, {model!r} ({reason}): {log_in(error)}name a local "
+            "folder that holds it, or choose teacher=minilm, which needs no hub"
         ) from None
 
 

@@ -323,6 +323,32 @@ def test_a_model_with_code_of_its_own_is_not_run(hub):
     assert not Path("ran").exists()
 
 
+@pytest.mark.parametrize(("sign", "trusted"), [("+", True), ("-", True), ("-", False)])
+def test_code_that_comes_with_a_known_architecture(sign, trusted, tmp_path, monkeypatch, capsys):
+    """Later stages run transformers' class: it is taken where it computes the same."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path / "cache")
+    folder = family_models.save("bert", tmp_path / f"own{'_minus' if sign == '-' else ''}")
+    (folder / "modeling.py").write_text(
+        "from transformers import BertForSequenceClassification\n\n\n"
+        "class Own(BertForSequenceClassification):\n"
+        "    def forward(self, *args, **options):\n"
+        "        outputs = super().forward(*args, **options)\n"
+        f"        outputs.logits = {sign}outputs.logits\n"
+        "        return outputs\n"
+    )
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForSequenceClassification": "modeling.Own"}
+    (folder / "config.json").write_text(json.dumps(config))
+    if sign == "-" and trusted:
+        with pytest.raises(UserError, match="does not compute what transformers' bert does with its weights"):
+            pretrained.found(str(folder), NAMES, True, None, trusted)
+        return
+    model = pretrained.found(str(folder), NAMES, True, None, trusted).model
+    assert type(model).__module__.startswith("transformers.models") and "auto_map" not in vars(model.config)
+    assert ("comes with code of its own, which is not run" in capsys.readouterr().out) != trusted
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"])
 def test_a_tokenizer_without_tokenizer_json(family, tmp_path):
     """Of the vocabulary's files, transformers makes the same tokenizer; or it is refused in one line."""
