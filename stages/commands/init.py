@@ -17,6 +17,7 @@ COPIED = (
     *(".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore"),
 )
 NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.part")
+OUR_RESULTS = re.compile(r"\[([^]]+)\]\((?:\.\./)+metrics/[^)]*\)")
 README = """# {name}
 
 A classifier of intents, made small and fast from {teacher}, on the queries of `{data}`.
@@ -85,6 +86,8 @@ def command(
                 shutil.copytree(ROOT / name, scratch / name, ignore=NOT_COPIED)
             else:
                 shutil.copyfile(ROOT / name, scratch / name)
+        for page in scratch.rglob("README.md"):
+            page.write_text(OUR_RESULTS.sub(r"\1", page.read_text("utf-8")), encoding="utf-8")
         for name, values in given.items():
             edit(scratch / name, r"^{}: .*$", "{}: {}", {key: json.dumps(v) for key, v in values.items()})
         edit(scratch / "conf/config.yaml", r"^  - {}: \S+", "  - {}: {}", chosen)

@@ -1,10 +1,12 @@
 import os
+import re
 import subprocess
 
 import family_models
 import pytest
 import yaml
 
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")  # to a file
 IDENTITY = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
@@ -30,6 +32,9 @@ def test_a_project_of_ones_own(queries, intents):
     tracked = subprocess.check_output(["git", "ls-files"], cwd="mine", text=True).splitlines()
     assert {"dvc.yaml", "params.yaml", "conf/config.yaml", ".dvc/config", "stages/compress.py"} < {*tracked}
     assert not [name for name in tracked if name.startswith(("metrics", "tests", "dvc.lock", "data"))]
+    pages = [queries / "mine" / name for name in tracked if name.endswith(".md")]
+    links = [(page, link) for page in pages for link in LINK.findall(page.read_text())]
+    assert len(links) > 20 and not [(page, link) for page, link in links if not (page.parent / link).exists()]
     assert not subprocess.check_output(["git", "status", "--porcelain"], cwd="mine")
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     stages = subprocess.check_output(["dvc", "stage", "list"], cwd="mine", text=True, env=environment)
