@@ -20,9 +20,9 @@ class Family:
 
     `dense` is the layer of the head before `output`, which gives the logits, and `activation` the operator
     between them. Of config.json: `layers`, `heads`, `hidden_act` and `epsilon`, the key of the norms' ε or
-    its value; `by_layer` are its lists with an entry for each layer. With `shared_layers`, the
-    layers of a group have one set of weights. `wider` projects narrower embeddings to the blocks' width.
-    `bias` holds what all layers add to the scores of a head, for each bucket of relative positions.
+    its value; `by_layer` are its lists with an entry for each layer. With `shared_layers`, the layers of a
+    group have one set of weights. `wider` projects narrower embeddings to the blocks' width. `bias` is what
+    all layers add to a head's scores, for each bucket of relative positions.
 
     `after_padding` says that positions are counted from the padding's id + 1, as RoBERTa does. `written` says
     that stages.techniques.graph writes it: blocks of a BERT, whose first token is classified. It `becomes`,

@@ -179,7 +179,8 @@ def _block(g: Graph, encoder: Encoder, x: str, mask: str, number: int) -> str:
     query, key, value, out, up, down = (f"{block}.{name}" for name in family.linears)
     bias = g.joined([query, key, value], "bias")
     attention: dict = {"num_heads": encoder.heads[number], "mask_filter_value": MASKED}
-    if last or family.bias:  # whose quantized `Attention` would know no bias
+    # Quantized, `Attention` knows no relative bias; and shared weights would be in the file joined, too.
+    if last or family.bias or family.shared_layers:
         keys, values = g.product(x, key), g.product(x, value)
         if last:  # the classifier reads the first token alone: no other needs the last layer's answer
             x = g.add("Gather", x, "first", axis=1)

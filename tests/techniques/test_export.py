@@ -160,7 +160,8 @@ def test_written_families_that_differ_from_bert(tmp_path, make):
     (tmp_path / "ort").mkdir()
     export.apply(tmp_path / "torch", tmp_path / "ort", WRITTEN)
     operators = [node.op_type for node in onnx.load(tmp_path / "ort" / "model.onnx").graph.node]
-    assert "Softmax" not in operators and "MultiHeadAttention" in operators
+    assert "Softmax" not in operators and "Attention" not in operators
+    assert operators.count("MultiHeadAttention") == make().config.num_hidden_layers
     graph = OnnxSession(tmp_path / "ort" / "model.onnx", threads=1)
     reference = TorchSession(encoder.load(tmp_path / "torch"), threads=1)
     for batch, length in [*SHAPES, (2, 300)]:  # more tokens than the largest distance that counts
