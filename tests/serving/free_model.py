@@ -1,4 +1,4 @@
-"""A model that costs next to nothing, to measure the service alone: python tests/serving/free_model.py FOLDER."""
+"""Writes a model that costs next to nothing, to time the service: python tests/serving/free_model.py FOLDER."""
 
 import sys
 from pathlib import Path
