@@ -1,4 +1,4 @@
-"""Writes a model that costs next to nothing, to time the service: python tests/serving/free_model.py FOLDER."""
+"""Writes a model that costs next to nothing: python tests/serving/free_model.py FOLDER."""
 
 import sys
 from pathlib import Path
