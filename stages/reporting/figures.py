@@ -283,7 +283,7 @@ def waterfall(made: list[dict], results: pd.DataFrame, times: pd.DataFrame, path
             box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
             axes.text(after, y - 0.25, text, ha=side, va="bottom", bbox=box)
         axes.use_sticky_edges = False  # those of bars, which would have no margin
-        axes.margins(x=0.25)
+        axes.margins(x=0.45)
         axes.set_xlabel(label)
         if ratio:
             axes.xaxis.set_major_locator(LogLocator())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from stages.core import model_folder
@@ -143,8 +144,9 @@ def over_http(measured: Measured, params: LoadTest) -> str:
     """The same requests as a client of the service sees them, the plan; nothing, if none was served."""
     if measured.http_plan.empty:
         return ""
-    columns = ["step, over HTTP", "requests a second a core", "p50 / p95 / p99, ms", "p99 without HTTP, ms"]
-    columns += [f"requests a second a core within {params.p99_ms:g} ms", "cores", "machines", "price an hour"]
+    columns = ["step, over HTTP", "requests a second a core"]
+    columns += [f"requests a second a core within {params.p99_ms:g} ms", "p50 / p95 / p99, ms"]
+    columns += ["p99 without HTTP, ms", "cores", "machines", "price an hour"]
     rows = []
     for name, row in measured.http_plan.iterrows():
         met = not pd.isna(row["per_core"])
@@ -152,13 +154,13 @@ def over_http(measured: Measured, params: LoadTest) -> str:
             [
                 str(name),
                 f"{row['requests_per_second']:.0f}",
-                " / ".join(milliseconds(row[f"p{p}_ms"]) for p in (50, 95, 99)),
-                milliseconds(row["p99_ms_in_process"]),
                 f"{row['per_core']:.0f}"
                 if met
                 else "none"
                 if late(measured.http_loads, str(name), params)
                 else "–",
+                " / ".join(milliseconds(row[f"p{p}_ms"]) for p in (50, 95, 99)),
+                milliseconds(row["p99_ms_in_process"]),
                 f"{row['cores']:,.0f}" if met else "–",
                 f"{row['machines']:,.0f}" if met else "–",
                 f"{row['price_an_hour']:,.2f}" if met else "–",
@@ -170,8 +172,9 @@ def over_http(measured: Measured, params: LoadTest) -> str:
         rows,
         f"The service had {cores} of the cores, a process each, and its clients had another if there is "
         "one. The first column is of clients that ask again as soon as they have an answer. The latencies "
-        "are at the rate of the table above, from a request's arrival, so that the wait for a free "
-        "connection counts. A request that is refused or lost counts as one of 30 s.",
+        "are at the rate of the second column, or at the lowest that was tried, from a request's arrival, "
+        "so that the wait for a free connection counts. A request that is refused or lost counts as one of "
+        "30 s. Beside them is the p99 of the same rate in the process. load_test_http.csv has all rates.",
         f"The plan is for {params.requests_a_day:,.0f} requests a day at a peak of {params.peak_to_mean:g} "
         f"times the mean, on machines of {params.machine_cores} such cores that cost "
         f"{params.machine_price:.2f} an hour each (load_test.machine_price, an assumption).",
@@ -223,13 +226,13 @@ def noise(loads: pd.DataFrame, params: LoadTest, machine: dict) -> list[str]:
 
 
 def picture(measured: Measured, params: LoadTest, path: Path) -> None:
-    """Above, throughput step by step; below, how latency rises with load, dotted over HTTP."""
+    """Above, throughput step by step; below, how latency rises with load."""
     plan = measured.plan
     figure, (above, below) = plt.subplots(2, 1, figsize=(NARROW, 8))
     figure.subplots_adjust(hspace=0.35)
     colors = {str(name): COLORS[i % len(COLORS)] for i, name in enumerate(plan.index)}
     rates = plan["requests_per_second"]
-    above.barh(range(len(plan)), rates, color="0.6")
+    above.barh(range(len(plan)), rates, color=list(colors.values()))
     for i, (_, row) in enumerate(plan.iterrows()):
         label = f"{row['requests_per_second']:,.0f}"
         label += "" if pd.isna(row["gain"]) else f" (×{row['gain']:.1f})"
@@ -246,23 +249,25 @@ def picture(measured: Measured, params: LoadTest, path: Path) -> None:
     )
     ends = []
     markers = dict(zip(plan.index, cycle("os^Dv"), strict=False))
-    for loads, line, over in ((measured.loads, "-", ""), (measured.http_loads, ":", ", HTTP")):
+    for loads, line in ((measured.loads, "-"), (measured.http_loads, ":")):
         for name, rows in loads.groupby("scenario", sort=False):
             known = rows[rows["p99_ms"].notna()]
             style = {"marker": markers[name], "color": colors[str(name)], "linestyle": line}
             below.plot(known["offered"], known["p99_ms"], **style)
-            ends += [
-                (x, y, f"{name}{over}", style["color"])
-                for x, y in known[["offered", "p99_ms"]].tail(1).to_numpy()
-            ]
+            if line == "-":
+                last = known[["offered", "p99_ms"]].tail(1).to_numpy()
+                ends += [(x, y, str(name), style["color"]) for x, y in last]
     below.axhline(params.p99_ms, color="black", linestyle="--", linewidth=1)
+    lines = {"-": "in the process", ":": "over HTTP", "--": f"limit, {params.p99_ms:g} ms"}
+    handles = [Line2D([], [], color="black", linestyle=line, label=text) for line, text in lines.items()]
+    below.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.02, -0.15), ncols=3, frameon=False)
     any_known = pd.concat([measured.loads, measured.http_loads])["p99_ms"].notna().any()
     below.set(xscale="log" if any_known else "linear", yscale="log")
     below.set_xlabel("requests a second a core (log scale)")
     below.set_ylabel("99th percentile of latency, ms (log scale)")
     below.set_title("Latency under load, requests arriving at random")
     below.grid(alpha=0.3)
-    for axes, subs in ((above, (1,)), (below, (1, 2, 5))):
+    for axes, subs in ((above, (1,)), (below, (1, 3))):
         if axes.get_xscale() == "log":
             axes.xaxis.set_major_locator(LogLocator(subs=subs))
         axes.xaxis.set_major_formatter("{x:g}")
@@ -270,6 +275,5 @@ def picture(measured: Measured, params: LoadTest, path: Path) -> None:
     below.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     below.yaxis.set_major_formatter("{x:g}")
     below.yaxis.set_minor_formatter("")
-    ends.append((below.get_xlim()[1], params.p99_ms, f"limit, {params.p99_ms:g} ms", "black"))
     name_ends(below, ends)
     save(figure, path)

@@ -97,10 +97,15 @@ def plan(times: pd.DataFrame, loads: pd.DataFrame, params: LoadTest) -> pd.DataF
     return table.reindex(columns=COLUMNS)
 
 
+def in_time(loads: pd.DataFrame, params: LoadTest) -> pd.DataFrame:
+    """Those of the `loads` of one scenario that are answered in time, as are all that are lower."""
+    kept = (loads["p99_ms"] <= params.p99_ms).cummin() & (loads["requests"] >= FEWEST)
+    return loads[kept]
+
+
 def needs(loads: pd.DataFrame, params: LoadTest) -> dict[str, float]:
     """`per_core`, `per_core_and_day` and `cores`, as `plan` has them, of the `loads` of one scenario."""
-    in_time = (loads["p99_ms"] <= params.p99_ms).cummin()
-    per_core = loads.loc[in_time & (loads["requests"] >= FEWEST), "offered"].max()
+    per_core = in_time(loads, params)["offered"].max()
     found = {"per_core": per_core, "per_core_and_day": per_core * DAY / params.peak_to_mean}
     if not math.isnan(per_core):
         found["cores"] = math.ceil(params.requests_a_day / found["per_core_and_day"])
@@ -112,21 +117,23 @@ def http_plan(
 ) -> pd.DataFrame:
     """A row for each scenario that was served over HTTP, on so many `cores`: the columns of `plan`.
 
-    `requests_per_second` a core, as fast as it can; `p99_ms_in_process`, of the same rate without HTTP, from
-    `loads`. `machines` of `params.machine_cores` have the `cores`, and cost `price_an_hour` together.
+    `requests_per_second` a core, as fast as it can; latencies at the highest load that is answered in time,
+    or the lowest of all; `p99_ms_in_process`, of the same rate without HTTP, from `loads`. `machines` of
+    `params.machine_cores` have the `cores`, and cost `price_an_hour` together.
     """
     full = times[times["load"] == FULL].groupby(["scenario", "round"])["ms"].size()
     rows = []
     for name, mine in http_loads.groupby("scenario", sort=False):
         mine = mine.sort_values("load")
-        middle = with_enough(mine).iloc[len(mine) // 2]
+        highest = [mine.index[0], *in_time(mine, params).index][-1]
+        shown = with_enough(mine).loc[highest]
         row = {
             "scenario": name,
             "model": params.scenarios[str(name)].model,
             "requests_per_second": full[name].median() / params.seconds / cores,
-            **{key: middle[key] for key in ("load", "p50_ms", "p95_ms", "p99_ms")},
+            **{key: shown[key] for key in ("load", "p50_ms", "p95_ms", "p99_ms")},
         }
-        same = (loads["scenario"] == name) & (loads["load"] == middle["load"])
+        same = (loads["scenario"] == name) & (loads["load"] == shown["load"])
         row["p99_ms_in_process"] = with_enough(loads)[same]["p99_ms"].iloc[0]
         row |= needs(mine, params)
         if "cores" in row:

@@ -67,7 +67,8 @@ def open_loop(
     start = time.perf_counter()
     arrival = rng.expovariate(rate)
     while arrival < seconds:
-        time.sleep(max(0.0, start + arrival - time.perf_counter()))
+        if (early := start + arrival - time.perf_counter()) > 0:  # to sleep for 0 s takes 60 us
+            time.sleep(early)
         known = answer(next(texts))
         answers.append((1000 * (time.perf_counter() - start - arrival), known))
         arrival += rng.expovariate(rate)

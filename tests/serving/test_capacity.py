@@ -86,6 +86,15 @@ def test_a_load_above_one_that_was_too_much_does_not_count(times):
     assert math.isnan(plan["per_core"]["fast"])
 
 
+def test_http_plan_has_the_latencies_of_the_highest_rate_in_time(times):
+    loads = capacity.under_load(times, SERVE)
+    fast, known = 0.5, 0.8  # slow: never in time, so the lowest
+    plan = capacity.http_plan(times, loads, loads.assign(p99_ms=loads["load"]), SERVE, cores=1)
+    assert plan["load"].to_dict() == {"fast": fast, "known": known, "slow": 0.5}
+    assert plan["p99_ms_in_process"].dropna().to_dict() == {"fast": fast, "known": known}
+    assert plan["p99_ms"].dropna().to_dict() == {"fast": 19, "known": 2}
+
+
 def test_one_scenario(times):
     """Nothing to gain over, no cache, no load that is low enough: all columns all the same."""
     serve = SERVE.model_copy(update={"scenarios": {"slow": SERVE.scenarios["slow"]}})
