@@ -7,7 +7,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from stages.core import model_folder
@@ -258,9 +257,9 @@ def picture(measured: Measured, params: LoadTest, path: Path) -> None:
                 last = known[["offered", "p99_ms"]].tail(1).to_numpy()
                 ends += [(x, y, str(name), style["color"]) for x, y in last]
     below.axhline(params.p99_ms, color="black", linestyle="--", linewidth=1)
-    lines = {"-": "in the process", ":": "over HTTP", "--": f"limit, {params.p99_ms:g} ms"}
-    handles = [Line2D([], [], color="black", linestyle=line, label=text) for line, text in lines.items()]
-    below.legend(handles=handles, loc="upper left", bbox_to_anchor=(-0.02, -0.15), ncols=3, frameon=False)
+    for line, text in (("-", "in the process"), (":", "over HTTP"), ("--", f"limit, {params.p99_ms:g} ms")):
+        below.plot([], [], f"k{line}", label=text)
+    below.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.15), ncols=3, frameon=False)
     any_known = pd.concat([measured.loads, measured.http_loads])["p99_ms"].notna().any()
     below.set(xscale="log" if any_known else "linear", yscale="log")
     below.set_xlabel("requests a second a core (log scale)")

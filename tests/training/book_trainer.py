@@ -64,9 +64,8 @@ class Clock(TrainerCallback):
 def epoch(kind: str, train: list[dict]) -> float:
     """Seconds of an epoch on `train` with the trainer of the `kind`, one of KINDS."""
     set_seed(0)
-    teacher = encoder.load(TEACHER, attn_implementation="eager")
+    teacher = encoder.load(TEACHER)
     student = students.of_teacher(teacher, [0, 2, 5])
-    student.set_attn_implementation("eager")
     p = settings.load()
     extra = {"alpha": 0.5, "temperature": 2.0}
     arguments = loop.arguments(
@@ -84,6 +83,8 @@ def epoch(kind: str, train: list[dict]) -> float:
         )
     else:
         encoder.freeze_embeddings(student, True)
+        for model in (teacher, student):
+            model.set_attn_implementation("eager")  # as `loop.fit` does
     arguments.num_train_epochs, arguments.eval_strategy, arguments.save_strategy = 1, "no", "no"
     clock = Clock()
     common = {
