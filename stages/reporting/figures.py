@@ -294,7 +294,20 @@ def waterfall(made: list[dict], results: pd.DataFrame, times: pd.DataFrame, path
     labels = [f"{fill(step.name, 26)}\n{fill(', '.join(step.stages), 30)}".strip() for step in steps]
     all_axes[0].set_yticks(range(len(steps)), labels)
     all_axes[0].set_ylim(len(steps) - 0.5, -0.7)
+    figure.draw_without_rendering()  # which settles the limits
+    for axes in all_axes:
+        _keep_texts_inside(axes)
     save(figure, path)
+
+
+def _keep_texts_inside(axes: plt.Axes) -> None:
+    """Move the texts that cross a side of the `axes`, whose limits are final, back inside."""
+    inside = axes.get_window_extent().padded(-5)
+    for text in axes.texts:
+        box = text.get_window_extent()
+        shift = max(inside.x0 - box.x0, 0) - max(box.x1 - inside.x1, 0)
+        x, y = axes.transData.transform(text.get_position())
+        text.set_position(axes.transData.inverted().transform((x + shift, y)))
 
 
 def quantization_error(name: str, reduce_range: bool, path: Path) -> None:
