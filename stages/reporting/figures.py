@@ -307,7 +307,7 @@ def _keep_texts_inside(axes: plt.Axes) -> None:
         box = text.get_window_extent()
         shift = max(inside.x0 - box.x0, 0) - max(box.x1 - inside.x1, 0)
         x, y = axes.transData.transform(text.get_position())
-        text.set_position(axes.transData.inverted().transform((x + shift, y)))
+        text.set_x(axes.transData.inverted().transform((x + shift, y))[0])
 
 
 def quantization_error(name: str, reduce_range: bool, path: Path) -> None:

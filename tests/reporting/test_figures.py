@@ -243,6 +243,18 @@ def test_a_step_is_drawn_from_the_one_before(drawn, outputs):
     assert size.get_xlabel() == "size, MB (log scale)"
 
 
+def test_the_labels_of_steps_stay_inside(drawn, outputs):
+    """One in the middle of its axes has more text than there is room on either side."""
+    made, results, times = MADE
+    table = results.assign(latency_ms=[6.0, 0.4])
+    figures.waterfall(made, table, times, outputs / "a")
+    drawn[0].canvas.draw()
+    for axes in drawn[0].axes:
+        for text in axes.texts:
+            box = text.get_window_extent()
+            assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1, text.get_text()
+
+
 def test_bars_add_up_to_the_size(drawn, outputs):
     figures.size_breakdown(RESULTS, outputs / "a")
     widths = [[bar.get_width() for bar in container] for container in drawn[0].axes[0].containers]
