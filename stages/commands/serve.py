@@ -64,6 +64,12 @@ def limit(name: str, kind: click.ParamType, field: str, text: str):
 @limit("--body-seconds", SECONDS, "body_seconds", "Seconds for a body to arrive. Later comes a 408.")
 @limit("--answer-seconds", SECONDS, "answer_seconds", "Seconds for an answer. Later comes a 503.")
 @limit(
+    "--start-seconds",
+    SECONDS,
+    "start_seconds",
+    "Seconds for a process to load the model. One that takes longer is started again.",
+)
+@limit(
     "--hung-seconds",
     SECONDS,
     "hung_seconds",

@@ -15,6 +15,7 @@ class Limits:
     body_seconds: float = 10.0
     answer_seconds: float = 30.0
     keep_alive_seconds: int = 75  # more than a load balancer's, so that it is not the service that closes
+    start_seconds: float = 120.0  # to load the model, after which a process is started again
     hung_seconds: float = 10.0  # after which a process that does not answer is replaced
 
 

@@ -89,11 +89,12 @@ def _serve(options: Options, listener: socket.socket, end: socket.socket) -> Non
         signal.signal(number, stop)
     supervisor = Lines(everyone.update, stop)
 
+    def tell() -> None:
+        supervisor.send({"pid": os.getpid(), "workers": service.worker_pids()})
+
     async def beat() -> None:
-        while not server.started:
-            await asyncio.sleep(0.01)
         while not supervisor.transport.is_closing():
-            supervisor.send({"pid": os.getpid(), "workers": service.worker_pids()})
+            tell()
             await asyncio.sleep(BEAT)
 
     async def main() -> None:
@@ -106,6 +107,7 @@ def _serve(options: Options, listener: socket.socket, end: socket.socket) -> Non
             return
         gc.collect()
         gc.freeze()  # what is there stays: no collection need look at it
+        tell()  # before it answers, so that the supervisor watches whatever does
         beating = asyncio.create_task(beat())
         await server.serve([listener])
         beating.cancel()
@@ -128,7 +130,7 @@ class Supervisor:
         self.metrics = SupervisorMetrics()
         self.children: set[Child] = set()
         self.beats: dict[Child, dict] = {}
-        self.stopping = False
+        self.served = self.stopping = False
 
     async def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C, and then until all that was accepted is answered.
@@ -150,17 +152,22 @@ class Supervisor:
 
     def _stop(self) -> None:
         if self.stopping:  # asked twice: at once
-            for child in self.children:
-                child.process.kill()
+            self._kill()
         self.stopping = True
         for listener in self.listeners:
             listener.close()
         for child in self.children:
             child.process.terminate()
+        limits = self.options.limits
+        grace = limits.body_seconds + limits.answer_seconds + BEAT
+        asyncio.get_running_loop().call_later(grace, self._kill)
+
+    def _kill(self) -> None:
+        for child in self.children:
+            child.process.kill()
 
     async def _keep(self, listener: socket.socket) -> None:
         """A process on `listener`, again and again."""
-        limits = self.options.limits
         while not self.stopping:
             messages: asyncio.Queue = asyncio.Queue()
             child = Child(messages.put_nowait, partial(messages.put_nowait, None))
@@ -172,16 +179,13 @@ class Supervisor:
             with suppress(TimeoutError):
                 while (message := await self._next(messages, child)) is not None:
                     if "failed" in message:
-                        log.error("%s: %s", self.options.model, message["failed"])
-                        if not self.beats and not self.stopping:
-                            self.stopping = True
-                            raise UserError(f"{self.options.model}: {message['failed']}")
+                        self._failed(message["failed"])
                     elif self.beats.get(child) != message:
+                        self.served = True
                         self.beats[child] = message
                         self._tell()
             if self.stopping:
-                grace = limits.body_seconds + limits.answer_seconds + BEAT
-                await asyncio.to_thread(child.process.join, grace)
+                await asyncio.to_thread(child.process.join)
             was_ready = self.beats.pop(child, None) is not None
             self.children.discard(child)
             child.close()
@@ -192,10 +196,23 @@ class Supervisor:
                 await asyncio.sleep(0 if was_ready else 1)
 
     async def _next(self, messages: asyncio.Queue, child: Child) -> dict | None:
-        """What `child` says next, None at its end; a TimeoutError, if it is ready and then says nothing."""
-        patience = self.options.limits.hung_seconds if child in self.beats and not self.stopping else None
-        async with asyncio.timeout(patience):
-            return await messages.get()
+        """What `child` says next, None at its end; a TimeoutError, if it says nothing."""
+        limits = self.options.limits
+        ready = child in self.beats
+        try:
+            async with asyncio.timeout(limits.hung_seconds if ready else limits.start_seconds):
+                return await messages.get()
+        except TimeoutError:
+            if not ready:
+                self._failed(f"not ready after {limits.start_seconds:g} s: raise --start-seconds")
+            raise
+
+    def _failed(self, why: str) -> None:
+        """A process could not serve the model. It is a UserError, if none ever did."""
+        log.error("%s: %s", self.options.model, why)
+        if not self.served and not self.stopping:
+            self.stopping = True
+            raise UserError(f"{self.options.model}: {why}")
 
     def _tell(self) -> None:
         """Tell all processes of all, for /health and /metrics."""

@@ -72,8 +72,7 @@ class Service:
             self.answering = Workers(
                 options.model,
                 options.workers,
-                self.limits.queue,
-                self.limits.hung_seconds,
+                self.limits,
                 waiting,
                 self.metrics.worker_restarts.inc,
             )

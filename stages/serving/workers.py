@@ -14,6 +14,7 @@ from pathlib import Path
 from stages.serving.child import Child, in_words, line
 from stages.serving.jobs import Answering, Job
 from stages.serving.model import Answer, Model
+from stages.serving.options import Limits
 
 ATTEMPTS = 3
 AHEAD = 8  # texts that a worker is sent before it has answered, so that one message brings several
@@ -84,7 +85,7 @@ class Worker:
 
 
 class Workers(Answering):
-    """`count` workers. One that dies, or takes longer than `hung_seconds` for a text, is replaced.
+    """`count` workers. One that dies, or takes longer than `limits.hung_seconds` for a text, is replaced.
 
     The text that it was at is taken up by another before those that came later, up to ATTEMPTS times.
     `restarted` is called for each that is replaced.
@@ -94,14 +95,13 @@ class Workers(Answering):
         self,
         folder: Path,
         count: int,
-        limit: int,
-        hung_seconds: float,
+        limits: Limits,
         waiting: Callable[[float], None] = lambda number: None,
         restarted: Callable[[], None] = lambda: None,
     ):
-        super().__init__(limit, waiting)
+        super().__init__(limits.queue, waiting)
         self.folder, self.count = folder, count
-        self.hung_seconds, self.restarted = hung_seconds, restarted
+        self.limits, self.restarted = limits, restarted
         self.ready: list[Worker] = []
 
     async def start(self) -> None:
@@ -140,7 +140,14 @@ class Workers(Answering):
         worker = Worker(self.folder, self.go_on, self._died)
         self.started.append(worker)
         await worker.start()
-        await worker.ready
+        try:
+            async with asyncio.timeout(self.limits.start_seconds):
+                await worker.ready
+        except TimeoutError:
+            worker.child.process.kill()
+            raise OSError(
+                f"it was not ready after {self.limits.start_seconds:g} s: raise --start-seconds"
+            ) from None
         self.ready.append(worker)
         self.go_on()
 
@@ -174,7 +181,7 @@ class Workers(Answering):
     async def _watch(self) -> None:
         """Kill workers that hang."""
         while True:
-            await asyncio.sleep(min(1.0, self.hung_seconds / 4))
+            await asyncio.sleep(min(1.0, self.limits.hung_seconds / 4))
             for worker in self.ready:
-                if worker.jobs and time.monotonic() - worker.since > self.hung_seconds:
+                if worker.jobs and time.monotonic() - worker.since > self.limits.hung_seconds:
                     worker.child.process.kill()

@@ -54,6 +54,10 @@ def parent(pid):
     return int(re.search(r"PPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])
 
 
+def children(pid):
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
 def supervisor(port):
     return parent(health(port)["processes"][0])
 
@@ -137,6 +141,7 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_requests(port, name):
     body, status, word = BAD[name]
+    ask(port, QUERIES[0])
     before = metric(port, 'requests_total{status="200"}')
     found, answer = post(port, body)
     assert found == status
@@ -372,6 +377,31 @@ def test_a_process_that_hangs_is_replaced_and_its_connections_wait(model, expect
         assert gone(hung) and metric(port, "process_restarts_total") >= 1
 
 
+def test_a_process_that_hangs_while_it_starts_is_replaced(model, expected):
+    options = ("--processes", "1", "--start-seconds", "5")
+    with soak.service(model, *options) as port, ThreadPoolExecutor(1) as one:
+        (first,) = health(port)["processes"]
+        service = parent(first)
+        before = children(service)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: children(service) - before)
+        (second,) = children(service) - before
+        os.kill(second, signal.SIGSTOP)
+        answer = one.submit(ask, port, QUERIES[0])
+        assert answer.result()[1]["label"] == expected[QUERIES[0]].label
+        assert gone(first, second) and metric(port, "process_restarts_total") == 2
+
+
+def test_a_process_that_hangs_does_not_hold_up_the_end(model):
+    seconds = ("--body-seconds", "1", "--answer-seconds", "1", "--hung-seconds", "60")
+    with soak.service(model, "--processes", "1", *seconds) as port:
+        (hung,) = health(port)["processes"]
+        service = parent(hung)
+        os.kill(hung, signal.SIGSTOP)
+        os.kill(service, signal.SIGTERM)
+        until(lambda: gone(hung))
+
+
 @pytest.mark.parametrize("options", [(), ("--workers", "1")], ids=["processes", "workers"])
 def test_what_was_accepted_is_answered_at_the_end(model, expected, options):
     """A request whose body is still on its way when SIGTERM comes; no other connection is taken."""
@@ -513,6 +543,13 @@ def test_a_model_that_does_not_load(models):
         assert failed.returncode == 1
         assert failed.stderr.splitlines()[-1].startswith("error: models/student-ort: ")
         assert "Traceback" not in failed.stderr
+
+
+def test_a_model_that_takes_long_to_load(model):
+    command = [sys.executable, "-m", "stages.commands", "serve", "--model", str(model), "--port", "0"]
+    failed = subprocess.run([*command, "--start-seconds", "0.01"], capture_output=True, text=True)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert failed.stderr.endswith("not ready after 0.01 s: raise --start-seconds\n")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from stages.serving import workers
 from stages.serving.model import Model
+from stages.serving.options import Limits
 from stages.serving.workers import AHEAD, Workers, WorkersFailed
 
 TEXTS = ["my balance", "send money", "rent a car"]
@@ -15,11 +16,11 @@ def here():
     return False
 
 
-def serve(folder, use, hung_seconds=10.0):
+def serve(folder, use, **limits):
     """The result of `use(pool)`, of a pool of one worker."""
 
     async def main():
-        pool = Workers(folder, 1, 50, hung_seconds, restarted=lambda: restarts.append(1))
+        pool = Workers(folder, 1, Limits(**limits), restarted=lambda: restarts.append(1))
         await pool.start()
         try:
             return await use(pool)
@@ -84,4 +85,9 @@ def test_a_text_that_the_model_fails_on(models):
 def test_a_model_that_does_not_load(models):
     (models / "student-ort" / "model.onnx").write_bytes(b"nothing")
     with pytest.raises(OSError, match="a worker could not load it: InvalidProtobuf"):
-        asyncio.run(Workers(models / "student-ort", 2, 1, 10.0).start())
+        asyncio.run(Workers(models / "student-ort", 2, Limits()).start())
+
+
+def test_a_model_that_takes_long_to_load(models):
+    with pytest.raises(OSError, match="it was not ready after"):
+        asyncio.run(Workers(models / "student-ort", 2, Limits(start_seconds=0.01)).start())
