@@ -1,8 +1,10 @@
 """What the body of a request asks: {"text": ...} or {"texts": [...]}."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
 
+from stages.serving.jobs import Abandoned
 from stages.serving.options import Limits
 
 Receive = Callable[[], Awaitable[dict]]
@@ -16,22 +18,27 @@ class BadRequest(Exception):
         self.status = status
 
 
-class ClientLeft(Exception):
-    """Whoever asked has closed the connection."""
+class BodyLate(Exception):
+    """The body was not all there in the time that there is for it."""
 
 
 async def read(receive: Receive, headers: Iterable[tuple[bytes, bytes]], limits: Limits) -> bytes:
-    """The whole body, whenever it comes. Raises BadRequest or ClientLeft."""
+    """The whole body. Raises BadRequest, BodyLate or Abandoned."""
     body = b""
     more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientLeft
-        body += message.get("body", b"")
-        if len(body) > limits.body_bytes:
-            raise BadRequest(413, f"the body is longer than {limits.body_bytes} bytes: send fewer texts")
-        more = message.get("more_body", False)
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Abandoned
+                body += message.get("body", b"")
+                if len(body) > limits.body_bytes:
+                    line = f"the body is longer than {limits.body_bytes} bytes: send fewer texts"
+                    raise BadRequest(413, line)
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise BodyLate from None
     if not body and any(name == b"upgrade" for name, _ in headers):  # uvicorn reads no further (issue 2722)
         raise BadRequest(
             400,

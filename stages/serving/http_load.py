@@ -1,17 +1,18 @@
 """The HTTP service under load, as its clients see it: requests that arrive at random, whatever is answered.
 
-The service has all cores but the last, and the clients have the last. Of one core, they share it.
+The clients have the last core and look for answers without pause, so that what they take is no part of a
+latency. The service has the other cores, or so many that the clients keep up. Of one core, they share it.
 """
 
-import asyncio
 import json
 import os
 import random
 import selectors
+import socket
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import cycle
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from stages.serving import soak
 from stages.serving.load import FULL
 
 CONNECTIONS = 32  # to each process
+MOST = 4  # cores of the service: a request takes 20 us of the clients' core
 PATIENCE = 30.0  # seconds; a request without an answer of 200 counts as one that took so long
 
 
@@ -32,112 +34,134 @@ def served(scenarios: Mapping[str, Scenario]) -> dict[str, Scenario]:
     return {name: scenario for name, scenario in scenarios.items() if scenario.length is None}
 
 
-class Connection(asyncio.Protocol):
-    """A connection that asks one thing at a time.
+class Connection:
+    """A connection that asks one thing at a time. `status` is of the last answer, None if it broke."""
 
-    `done` is called with it and the status of the answer, None if the connection broke.
-    """
-
-    def __init__(self, done: Callable[["Connection", int | None], None]):
-        self.done = done
+    def __init__(self, port: int):
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
         self.parser = httptools.HttpResponseParser(self)
-        self.arrival: float | None = None  # of what it asks, None while it is free
-
-    def connection_made(self, transport) -> None:
-        self.transport = transport
+        self.arrival = 0.0  # of what it asks
+        self.answered = True
+        self.status: int | None = None
 
     def ask(self, request: bytes, arrival: float) -> None:
-        self.arrival = arrival
-        self.transport.write(request)
+        self.arrival, self.answered, self.status = arrival, False, None
+        self.socket.sendall(request)
 
-    def data_received(self, data: bytes) -> None:
-        self.parser.feed_data(data)
+    def read(self) -> bool:
+        """Read what is there. Tells whether that is an answer, or the end of the connection."""
+        try:
+            data = self.socket.recv(65536)
+        except OSError:
+            data = b""
+        if data:
+            self.parser.feed_data(data)
+        else:
+            self.status = None
+        return self.answered or not data
 
     def on_message_complete(self) -> None:
-        self.done(self, self.parser.get_status_code())
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self.arrival is not None:
-            self.done(self, None)
+        self.answered, self.status = True, self.parser.get_status_code()
 
 
 class Clients:
-    """Connections to the service on `port` that take requests in turn; of each, the milliseconds it took.
+    """`count` connections to the service on `port` that take requests in turn, `bodies` one after another.
 
     A request is timed from its arrival, and waits where all connections are busy. So an answer that is late
-    delays no arrival, and the wait counts (no coordinated omission).
+    delays no arrival, and the wait counts (no coordinated omission). Clients who are `alone` on their core do
+    not sleep.
     """
 
-    def __init__(self, port: int, bodies: Iterator[bytes]):
-        self.port, self.bodies = port, bodies
-        self.free: deque[Connection] = deque()
+    def __init__(self, port: int, bodies: Iterator[bytes], count: int, alone: bool):
+        self.bodies, self.alone = bodies, alone
+        # select(2) waits to the microsecond, and epoll to the millisecond.
+        self.selector = selectors.DefaultSelector() if alone else selectors.SelectSelector()
+        self.connections = [Connection(port) for _ in range(count)]
+        for connection in self.connections:
+            self.selector.register(connection.socket, selectors.EVENT_READ, connection)
+        self.free = deque(self.connections)
+        self.busy: set[Connection] = set()
         self.waiting: deque[tuple[bytes, float]] = deque()
         self.ms: list[float] = []
-        self.again = False
 
-    @asynccontextmanager
-    async def connected(self, count: int) -> AsyncIterator["Clients"]:
-        loop = asyncio.get_running_loop()
-        self.count = count
-        for _ in range(count):
-            _, connection = await loop.create_connection(
-                lambda: Connection(self._done), "127.0.0.1", self.port
-            )
-            self.free.append(connection)
-        yield self
-        for connection in self.free:
-            connection.transport.close()
+    def __enter__(self) -> "Clients":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.selector.close()
+        for connection in self.connections:
+            connection.socket.close()
 
     def _request(self) -> bytes:
         body = next(self.bodies)
         return b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
-    def _done(self, connection: Connection, status: int | None) -> None:
-        now = time.perf_counter()
-        assert connection.arrival is not None
-        self.ms.append(1000 * (now - connection.arrival if status == 200 else PATIENCE))
-        connection.arrival = None
-        if status is None:
-            self.count -= 1
-        elif self.waiting:
-            connection.ask(*self.waiting.popleft())
-        elif self.again:
-            connection.ask(self._request(), now)
-        else:
+    def _ask(self, request: bytes, arrival: float) -> None:
+        if not self.free:
+            self.waiting.append((request, arrival))
+            return
+        connection = self.free.popleft()
+        self.busy.add(connection)
+        try:
+            connection.ask(request, arrival)
+        except OSError:
+            self._done(connection)
+
+    def _done(self, connection: Connection) -> None:
+        self.busy.discard(connection)
+        taken = time.perf_counter() - connection.arrival
+        self.ms.append(1000 * (taken if connection.status == 200 else PATIENCE))
+        if connection.status is not None:
             self.free.append(connection)
 
-    async def _all_free(self) -> None:
+    def _answers(self, until: float) -> None:
+        """Take the answers that are there; if there is none, wait for one `until` then at most."""
+        seconds = 0 if self.alone else max(0, until - time.perf_counter())
+        for key, _ in self.selector.select(seconds):
+            connection: Connection = key.data
+            if connection.read():
+                if connection in self.busy:
+                    self._done(connection)
+                if connection.status is None:  # it broke
+                    self.selector.unregister(connection.socket)
+                    if connection in self.free:
+                        self.free.remove(connection)
+                elif self.waiting:
+                    self._ask(*self.waiting.popleft())
+
+    def _all_answers(self) -> list[float]:
         deadline = time.perf_counter() + PATIENCE
-        while len(self.free) < self.count and time.perf_counter() < deadline:
-            await asyncio.sleep(0.005)
-        unanswered = self.count - len(self.free) + len(self.waiting)
-        self.ms += [1000 * PATIENCE] * unanswered
+        while self.busy and time.perf_counter() < deadline:
+            self._answers(deadline)
+        self.ms += [1000 * PATIENCE] * (len(self.busy) + len(self.waiting))
+        self.waiting.clear()
+        return self.ms
 
-    async def closed_loop(self, connections: int, seconds: float) -> list[float]:
-        """Ask again as soon as there is an answer, on so many connections."""
-        self.ms, self.again = [], True
-        for _ in range(connections):
-            self.free.popleft().ask(self._request(), time.perf_counter())
-        await asyncio.sleep(seconds)
-        self.again = False
-        taken = self.ms
-        await self._all_free()
-        return taken
+    def closed_loop(self, connections: int, seconds: float) -> list[float]:
+        """Ask again as soon as there is an answer, on so many connections; milliseconds of each request."""
+        self.ms = []
+        start = time.perf_counter()
+        while (now := time.perf_counter()) < start + seconds:
+            while len(self.busy) < connections and self.free:
+                self._ask(self._request(), now)
+            self._answers(start + seconds)
+        answered = len(self.ms)
+        return self._all_answers()[:answered]
 
-    async def open_loop(self, rate: float, seconds: float, rng: random.Random) -> list[float]:
-        """Requests that arrive at random, `rate` a second (Poisson), for `seconds`."""
+    def open_loop(self, rate: float, seconds: float, rng: random.Random) -> list[float]:
+        """Requests that arrive at random, `rate` a second (Poisson), for `seconds`; milliseconds of each."""
         self.ms = []
         start = time.perf_counter()
         arrival = start + rng.expovariate(rate)
         while arrival < start + seconds:
-            await asyncio.sleep(arrival - time.perf_counter())
-            if self.free:
-                self.free.popleft().ask(self._request(), arrival)
+            if arrival <= time.perf_counter():
+                self._ask(self._request(), arrival)
+                arrival += rng.expovariate(rate)
             else:
-                self.waiting.append((self._request(), arrival))
-            arrival += rng.expovariate(rate)
-        await self._all_free()
-        return self.ms
+                self._answers(arrival)
+        return self._all_answers()
 
 
 @contextmanager
@@ -159,7 +183,7 @@ def shares() -> tuple[set[int], set[int]]:
     if not hasattr(os, "sched_getaffinity"):
         return {0}, {0}
     cores = sorted(os.sched_getaffinity(0))
-    return set(cores[:-1] or cores), {cores[-1]}
+    return set(cores[:-1][:MOST] or cores), {cores[-1]}
 
 
 def run(
@@ -178,29 +202,13 @@ def run(
     scenarios = {name: scenario for name, scenario in served(params.scenarios).items() if name in folders}
     theirs, ours = shares()
     bodies = [json.dumps({"text": query}).encode() for query in queries]
+    requests = {name: cycle(bodies) for name in scenarios}
     rng = random.Random(seed)
     parts = []
+    count = CONNECTIONS * len(theirs)
 
-    async def measure(ports: dict[str, int]) -> None:
-        requests = {name: cycle(bodies) for name in ports}
-        for name, port in ports.items():  # a cache as it is after a while
-            enough = (4 * params.cache if scenarios[name].cached else 50) * len(theirs)
-            async with Clients(port, requests[name]).connected(CONNECTIONS * len(theirs)) as clients:
-                while enough > 0:
-                    enough -= len(await clients.closed_loop(CONNECTIONS, 0.05))
-        for turn in tqdm(range(params.rounds), "http load", unit="round"):
-            for name in rng.sample(list(ports), len(ports)):
-                async with Clients(ports[name], requests[name]).connected(
-                    CONNECTIONS * len(theirs)
-                ) as clients:
-                    half = CONNECTIONS * len(theirs) // 2
-                    taken = {FULL: await clients.closed_loop(half, params.seconds)}
-                    for load in params.loads:
-                        if rate := rates[name, load] * len(theirs):  # 0, if no query came in the time
-                            taken[load] = await clients.open_loop(rate, params.seconds, rng)
-                for load, ms in taken.items():
-                    table = pd.DataFrame({"ms": ms}, dtype=float)
-                    parts.append(table.assign(round=turn, scenario=name, load=load, worker=0))
+    def clients(name: str) -> Clients:
+        return Clients(ports[name], requests[name], count, alone=theirs != ours)
 
     with ExitStack() as stack:
         with pinned(theirs):
@@ -210,11 +218,20 @@ def run(
                 )
                 for name, scenario in scenarios.items()
             }
-        with pinned(ours), asyncio.Runner(loop_factory=_precise_loop) as runner:
-            runner.run(measure(ports))
+        stack.enter_context(pinned(ours))
+        for name, scenario in scenarios.items():  # a cache as it is after a while
+            enough = (4 * params.cache if scenario.cached else 50) * len(theirs)
+            with clients(name) as some:
+                while enough > 0:
+                    enough -= len(some.closed_loop(count, 0.05))
+        for turn in tqdm(range(params.rounds), "http load", unit="round"):
+            for name in rng.sample(list(ports), len(ports)):
+                with clients(name) as some:
+                    taken = {FULL: some.closed_loop(count // 2, params.seconds)}
+                    for load in params.loads:
+                        if rate := rates[name, load] * len(theirs):  # 0, if no query came in the time
+                            taken[load] = some.open_loop(rate, params.seconds, rng)
+                for load, ms in taken.items():
+                    table = pd.DataFrame({"ms": ms}, dtype=float)
+                    parts.append(table.assign(round=turn, scenario=name, load=load, worker=0))
     return pd.concat(parts, ignore_index=True)
-
-
-def _precise_loop() -> asyncio.AbstractEventLoop:
-    """select(2) waits to the microsecond, and epoll and uvloop to the millisecond."""
-    return asyncio.SelectorEventLoop(selectors.SelectSelector())

@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 from stages.serving.model import Answer, Model
+from stages.serving.options import Limits
 
 SLICE = 0.001  # seconds of answering on end, from warm caches, before connections are looked at again
 LONG = 0.05  # seconds in the queue, after which it is asked whether the client is still there
@@ -19,28 +20,59 @@ class QueueFull(Exception):
     """As many texts are waiting as may."""
 
 
+class TooLate(Exception):
+    """There was no answer in the time that there is for it."""
+
+
 class Abandoned(Exception):
     """Whoever asked has left."""
+
+
+Result = list[Answer] | Exception
+
+
+class Request:
+    """Texts that are asked together; `then` is called once, with all answers or what went wrong."""
+
+    __slots__ = ("abandoned", "answers", "missing", "over", "since", "then")
+
+    def __init__(self, texts: int, then: Callable[[Result], None], abandoned: Callable[[], bool]):
+        self.then, self.abandoned = then, abandoned
+        self.answers: list = [None] * texts
+        self.missing = texts
+        self.since = time.monotonic()
+        self.over = False
+
+    def end(self, result: Result) -> None:
+        if not self.over:
+            self.over = True
+            self.then(result)
 
 
 @dataclass(order=True, slots=True)
 class Job:
     number: int
+    request: Request = field(compare=False)
+    index: int = field(compare=False)  # of the text in its request
     text: str = field(compare=False)
-    abandoned: Callable[[], bool] = field(compare=False)
-    answer: asyncio.Future = field(compare=False)
     attempts: int = field(default=0, compare=False)
-    since: float = field(default_factory=time.monotonic, compare=False)
+
+    def answered(self, answer: Answer) -> None:
+        request = self.request
+        request.answers[self.index] = answer
+        request.missing -= 1
+        if not request.missing:
+            request.end(request.answers)
 
 
 class Answering(ABC):
     """A queue, and what answers the texts in it in the order that they came.
 
-    No more are taken in while `limit` of them wait. `waiting` is told how many do, when that changes.
+    No more are taken in while `limits.queue` of them wait. `waiting` is told how many do, when that changes.
     """
 
-    def __init__(self, limit: int, waiting: Callable[[float], None]):
-        self.limit, self.waiting = limit, waiting
+    def __init__(self, limits: Limits, waiting: Callable[[float], None]):
+        self.limits, self.waiting = limits, waiting
         self.numbers = count()
         # A heap by number: a job that is put back comes out before those that came later.
         self.queue: list[Job] = []
@@ -57,24 +89,18 @@ class Answering(ABC):
     def go_on(self) -> None:
         """Take up what waits, as far as there is room for it. Called whenever a job is put."""
 
-    async def ask(self, texts: list[str], abandoned: Callable[[], bool]) -> list[Answer]:
-        """The answers to `texts`, unless by the time of a text's turn it is `abandoned`.
+    def ask(self, texts: list[str], then: Callable[[Result], None], abandoned: Callable[[], bool]) -> Request:
+        """Have `texts` answered, unless by the time of a text's turn the request is over or `abandoned`.
 
-        Raises QueueFull, Abandoned, or what went wrong with a text.
+        `then` gets the answers, or QueueFull, TooLate, Abandoned, or what went wrong with a text.
         """
-        if len(self.queue) >= self.limit:
-            raise QueueFull
-        new_answer = asyncio.get_running_loop().create_future
-        jobs = [Job(next(self.numbers), text, abandoned, new_answer()) for text in texts]
-        for job in jobs:
-            self.put(job)
-        try:
-            if len(jobs) == 1:
-                return [await jobs[0].answer]
-            return await asyncio.gather(*(job.answer for job in jobs))
-        finally:
-            for job in jobs:
-                job.answer.cancel()
+        request = Request(len(texts), then, abandoned)
+        if len(self.queue) >= self.limits.queue:
+            request.end(QueueFull())
+        else:
+            for index, text in enumerate(texts):
+                self.put(Job(next(self.numbers), request, index, text))
+        return request
 
     def put(self, job: Job) -> None:
         heappush(self.queue, job)
@@ -82,15 +108,19 @@ class Answering(ABC):
 
     def take(self) -> Job | None:
         """The next job that somebody waits for."""
-        job = None
-        while self.queue and job is None:
+        while self.queue:
             job = heappop(self.queue)
-            if job.answer.done():
-                job = None
-            elif time.monotonic() - job.since >= LONG and job.abandoned():
-                job.answer.set_exception(Abandoned())
-                job = None
-        return job
+            request = job.request
+            if request.over:
+                continue
+            waited = time.monotonic() - request.since
+            if waited >= self.limits.answer_seconds:
+                request.end(TooLate())
+            elif waited >= LONG and request.abandoned():
+                request.end(Abandoned())
+            else:
+                return job
+        return None
 
     def tell(self) -> None:
         """Tell `waiting`, if there is something new."""
@@ -102,8 +132,8 @@ class Answering(ABC):
 class Here(Answering):
     """The model in this process; between slices of its time the event loop reads, refuses and sends."""
 
-    def __init__(self, folder: Path, limit: int, waiting: Callable[[float], None]):
-        super().__init__(limit, waiting)
+    def __init__(self, folder: Path, limits: Limits, waiting: Callable[[float], None]):
+        super().__init__(limits, waiting)
         self.folder = folder
         self.busy = False
 
@@ -122,15 +152,18 @@ class Here(Answering):
     def _answer(self) -> None:
         """Answer what waits, for SLICE seconds; then what comes after, once the loop has been round."""
         end = time.monotonic() + SLICE
-        while (job := self.take()) is not None:
+        try:
+            while (job := self.take()) is not None:
+                try:
+                    answer = self.model.answer(job.text)
+                except Exception as error:
+                    job.request.end(error)
+                else:
+                    job.answered(answer)
+                if time.monotonic() >= end:
+                    break
+        finally:
             self.tell()
-            try:
-                job.answer.set_result(self.model.answer(job.text))
-            except Exception as error:
-                job.answer.set_exception(error)
-            if time.monotonic() >= end:
-                break
-        self.tell()
-        self.busy = bool(self.queue)
-        if self.busy:
-            self.loop.call_soon(self._answer)
+            self.busy = bool(self.queue)
+            if self.busy:
+                self.loop.call_soon(self._answer)

@@ -3,6 +3,7 @@
 The processes share the folder PROMETHEUS_MULTIPROC_DIR, which is set before this module is imported.
 """
 
+import asyncio
 import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -11,6 +12,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from stages.serving.model import Answer
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+SOON = 0.01  # seconds until answers are counted, many at a time, so that none waits for it
 
 
 class Metrics:
@@ -39,27 +41,50 @@ class Metrics:
             buckets=[i / 20 for i in range(1, 21)],
             registry=registry,
         )
-        self.by_label: dict[str, Counter] = {}
         self.exits = Counter("exits", "Texts by the early exit they left at", ["exit"], registry=registry)
+        self.children: dict[tuple[Counter, str], Counter] = {}
+        self.requests_to_count: list[tuple[int, float, list[Answer]]] = []
+        self.runs_to_count: list[list[Answer]] = []
 
-    def answered(self, answers: list[Answer]) -> None:
-        """Count what shows drift."""
-        for label, score, _ in answers:
-            if label not in self.by_label:
-                self.by_label[label] = self.predictions.labels(label)
-            self.by_label[label].inc()
-            self.scores.observe(score)
-            if label == self.out_of_scope_label:
-                self.out_of_scope.inc()
+    def answered(self, status: int, seconds: float, answers: list[Answer]) -> None:
+        """A request was answered: count it, and what shows drift."""
+        self._soon()
+        self.requests_to_count.append((status, seconds, answers))
 
     def ran(self, answers: list[Answer]) -> None:
-        """Count where those left that the model answered, and no cache."""
-        for _, _, number in answers:
-            if number is not None:
-                self.exits.labels(str(number)).inc()
+        """The model answered, and no cache: count where the texts left."""
+        self._soon()
+        self.runs_to_count.append(answers)
+
+    def _soon(self) -> None:
+        if not (self.requests_to_count or self.runs_to_count):
+            asyncio.get_running_loop().call_later(SOON, self.count)
+
+    def count(self) -> None:
+        """Count what came since the last time."""
+        for status, seconds, answers in self.requests_to_count:
+            self._child(self.requests, str(status)).inc()
+            self.seconds.observe(seconds)
+            for label, score, _ in answers:
+                self._child(self.predictions, label).inc()
+                self.scores.observe(score)
+                if label == self.out_of_scope_label:
+                    self.out_of_scope.inc()
+        for answers in self.runs_to_count:
+            for _, _, number in answers:
+                if number is not None:
+                    self._child(self.exits, str(number)).inc()
+        self.requests_to_count.clear()
+        self.runs_to_count.clear()
+
+    def _child(self, metric: Counter, label: str) -> Counter:
+        if (metric, label) not in self.children:
+            self.children[metric, label] = metric.labels(label)
+        return self.children[metric, label]
 
     def text(self) -> bytes:
         """Prometheus's text format."""
+        self.count()
         if FOLDER not in os.environ:
             return generate_latest(self.registry)
         everyone = CollectorRegistry()

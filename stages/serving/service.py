@@ -15,14 +15,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from stages.serving import body
-from stages.serving.body import BadRequest, ClientLeft, Receive
+from stages.serving.body import BadRequest, BodyLate, Receive
 from stages.serving.cache import ResponseCache
-from stages.serving.jobs import Abandoned, Answering, Here, QueueFull
+from stages.serving.jobs import Abandoned, Answering, Here, QueueFull, Result, TooLate
 from stages.serving.metrics import Metrics
 from stages.serving.model import Answer, out_of_scope_label
 from stages.serving.options import Options
 from stages.serving.workers import Workers, WorkersFailed
 
+Headers = list[tuple[bytes, bytes]]
 log = logging.getLogger(__name__)
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -77,72 +78,103 @@ class Service:
                 self.metrics.worker_restarts.inc,
             )
         else:
-            self.answering = Here(options.model, self.limits.queue, waiting)
+            self.answering = Here(options.model, self.limits, waiting)
 
     def worker_pids(self) -> list[int]:
         if isinstance(self.answering, Workers):
             return [worker.child.pid for worker in self.answering.ready]
         return []
 
-    async def run_model(self, texts: list[str], abandoned: Callable[[], bool]) -> list[Answer]:
-        answers = await self.answering.ask(texts, abandoned)
-        self.metrics.ran(answers)
-        return answers
-
-    async def answer(self, texts: list[str], abandoned: Callable[[], bool]) -> list[Answer]:
+    def ask(
+        self, texts: list[str], then: Callable[[Result], None], abandoned: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Have `texts` answered by the cache or the model; `then` gets the answers, or what went wrong."""
         if self.cache is None:
-            return await self.run_model(texts, abandoned)
-        keys = [self.cache.key(text) for text in texts]
-        answers = {key: answer for key in keys if (answer := self.cache.get(key)) is not None}
-        self.metrics.lookups.labels("hit").inc(sum(key in answers for key in keys))
+            self.run_model(texts, then, abandoned)
+            return
+        cache = self.cache
+        keys = [cache.key(text) for text in texts]
+        answers = {key: answer for key in keys if (answer := cache.get(key)) is not None}
+        hits = sum(key in answers for key in keys)
+        self.metrics.lookups.labels("hit").inc(hits)
+        if hits == len(keys):
+            then([answers[key] for key in keys])
+            return
+        self.metrics.lookups.labels("miss").inc(len(keys) - hits)
         unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in answers}
-        if unknown:
-            self.metrics.lookups.labels("miss").inc(sum(key in unknown for key in keys))
-            new = await self.run_model(list(unknown.values()), abandoned)
-            for key, answer in zip(unknown, new, strict=True):
-                self.cache.put(key, answer)
-                answers[key] = answer
-        return [answers[key] for key in keys]
 
-    async def predict(self, scope, receive: Receive, send) -> None:
-        """Answer POST /predict. It is ASGI without a framework, which would take a fifth of the time."""
-        start = time.perf_counter()
+        def keep(result: Result) -> None:
+            if isinstance(result, list):
+                for key, answer in zip(unknown, result, strict=True):
+                    cache.put(key, answer)
+                    answers[key] = answer
+                result = [answers[key] for key in keys]
+            then(result)
+
+        self.run_model(list(unknown.values()), keep, abandoned)
+
+    def run_model(
+        self, texts: list[str], then: Callable[[Result], None], abandoned: Callable[[], bool]
+    ) -> None:
+        def ran(result: Result) -> None:
+            if isinstance(result, list):
+                self.metrics.ran(result)
+            then(result)
+
+        self.answering.ask(texts, ran, abandoned)
+
+    def answer(self, result: Result, several: bool, start: float) -> tuple[int, Headers, bytes]:
+        """Status, headers and body of what a request gets that came at `start`; and count it."""
         status, headers, limits = 200, [], self.limits
         content: dict
-        whole = b""
-        try:
-            async with asyncio.timeout(limits.body_seconds) as deadline:  # one, as each takes 3 us
-                whole = await body.read(receive, scope["headers"], limits)
-                texts, several = body.texts_in(whole, limits)
-                deadline.reschedule(asyncio.get_running_loop().time() + limits.answer_seconds)
-                answers = await self.answer(texts, partial(has_left, receive))
-            self.metrics.answered(answers)
-            predictions = [{"label": answer.label, "score": round(answer.score, 4)} for answer in answers]
-            content = {"predictions": predictions} if several else predictions[0]
-        except BadRequest as error:
-            status, content = error.status, {"error": str(error)}
-        except QueueFull:
-            status, content = 503, {"error": "too many requests are waiting: try again in a second"}
-            headers = [(b"retry-after", b"1")]
-        except TimeoutError:
-            if whole:
-                status, headers = 503, [(b"retry-after", b"1")]
-                content = {"error": f"there was no answer after {limits.answer_seconds:g} s: try again"}
-            else:
+        answers: list[Answer] = []
+        match result:
+            case list():
+                answers = result
+                predictions = [{"label": answer.label, "score": round(answer.score, 4)} for answer in answers]
+                content = {"predictions": predictions} if several else predictions[0]
+            case BadRequest():
+                status, content = result.status, {"error": str(result)}
+            case BodyLate():
                 status = 408
                 line = f"the body was not all there after {limits.body_seconds:g} s: send it at once"
                 content = {"error": line}
-        except WorkersFailed:
-            status, content = 500, {"error": "the workers that took up this request died or hung"}
-        except (ClientLeft, Abandoned):
-            status, content = 499, {"error": "the client has left"}
-        except Exception:
-            log.exception("a request failed")
-            status, content = 500, {"error": "the service failed: its log says how"}
-        self.metrics.requests.labels(str(status)).inc()
-        self.metrics.seconds.observe(time.perf_counter() - start)
+            case QueueFull():
+                status, content = 503, {"error": "too many requests are waiting: try again in a second"}
+                headers = [(b"retry-after", b"1")]
+            case TooLate():
+                status, headers = 503, [(b"retry-after", b"1")]
+                content = {"error": f"there was no answer after {limits.answer_seconds:g} s: try again"}
+            case WorkersFailed():
+                status, content = 500, {"error": "the workers that took up this request died or hung"}
+            case Abandoned():
+                status, content = 499, {"error": "the client has left"}
+            case _:
+                log.error("a request failed", exc_info=result)
+                status, content = 500, {"error": "the service failed: its log says how"}
+        self.metrics.answered(status, time.perf_counter() - start, answers)
         out = encode(content).encode()
         headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(out))]
+        return status, headers, out
+
+    async def predict(self, scope, receive: Receive, send) -> None:
+        """Answer POST /predict, in ASGI without a framework."""
+        start = time.perf_counter()
+        answered = asyncio.get_running_loop().create_future()
+
+        def then(result: Result) -> None:
+            if not answered.done():
+                answered.set_result(result)
+
+        several = False
+        try:
+            whole = await body.read(receive, scope["headers"], self.limits)
+            texts, several = body.texts_in(whole, self.limits)
+            self.ask(texts, then, partial(has_left, receive))
+            result = await answered
+        except Exception as error:
+            result = error
+        status, headers, out = self.answer(result, several, start)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": out})
 
@@ -181,6 +213,7 @@ class Service:
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
                 await self.answering.stop()
+                self.metrics.count()
                 await send({"type": "lifespan.shutdown.complete"})
             elif scope["path"] in ("/predict", "/predict/") and scope["method"] == "POST":
                 await self.predict(scope, receive, send)

@@ -9,10 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from stages.serving.child import Child, in_words, line
-from stages.serving.jobs import Answering, Job
+from stages.serving.jobs import Answering, Job, TooLate
 from stages.serving.model import Answer, Model
 from stages.serving.options import Limits
 
@@ -75,12 +76,11 @@ class Worker:
             self.ready.set_result(None)
             return
         self.since = time.monotonic()
-        answer = self.jobs.popleft().answer
-        if not answer.done():
-            if isinstance(message, str):
-                answer.set_exception(RuntimeError(message))
-            else:
-                answer.set_result(Answer(*message))
+        job = self.jobs.popleft()
+        if isinstance(message, str):
+            job.request.end(RuntimeError(message))
+        else:
+            job.answered(Answer(*message))
         self.answered()
 
 
@@ -99,9 +99,9 @@ class Workers(Answering):
         waiting: Callable[[float], None] = lambda number: None,
         restarted: Callable[[], None] = lambda: None,
     ):
-        super().__init__(limits.queue, waiting)
+        super().__init__(limits, waiting)
         self.folder, self.count = folder, count
-        self.limits, self.restarted = limits, restarted
+        self.restarted = restarted
         self.ready: list[Worker] = []
 
     async def start(self) -> None:
@@ -163,8 +163,8 @@ class Workers(Answering):
             job.attempts += index == 0  # it was at the oldest, and had not taken up the others
             if job.attempts < ATTEMPTS:
                 self.put(job)
-            elif not job.answer.done():
-                job.answer.set_exception(WorkersFailed())
+            else:
+                job.request.end(WorkersFailed())
         task = asyncio.create_task(self._replace(worker.child.pid))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -179,9 +179,14 @@ class Workers(Answering):
                 await asyncio.sleep(1)
 
     async def _watch(self) -> None:
-        """Kill workers that hang."""
+        """Kill workers that hang, and end requests that take too long."""
+        limits = self.limits
         while True:
-            await asyncio.sleep(min(1.0, self.limits.hung_seconds / 4))
+            await asyncio.sleep(min(1.0, limits.hung_seconds / 4, limits.answer_seconds / 4))
+            now = time.monotonic()
             for worker in self.ready:
-                if worker.jobs and time.monotonic() - worker.since > self.limits.hung_seconds:
+                if worker.jobs and now - worker.since > limits.hung_seconds:
                     worker.child.process.kill()
+            for job in chain(self.queue, *(worker.jobs for worker in self.ready)):
+                if now - job.request.since >= limits.answer_seconds:
+                    job.request.end(TooLate())

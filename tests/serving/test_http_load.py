@@ -1,7 +1,12 @@
 """The clients of the open loop, against a server that is slow on purpose, and the service."""
 
 import asyncio
+import queue
 import random
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import cycle
 
 import pandas as pd
@@ -34,19 +39,34 @@ class Server(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 %d x\r\nContent-Length: 2\r\n\r\n{}" % self.status)
 
 
-def milliseconds(ask, connections, **server):
-    """What `ask(clients)` gives, with so many connections to a Server."""
+@contextmanager
+def serving(**server):
+    """The port of a Server, in a thread of its own."""
+    ports, end = queue.Queue(), threading.Event()
 
-    async def main():
-        loop = asyncio.get_running_loop()
-        serving = await loop.create_server(lambda: Server(**server), "127.0.0.1", 0)
-        async with serving:
-            port = serving.sockets[0].getsockname()[1]
-            async with Clients(port, cycle([b"{}"])).connected(connections) as clients:
-                return await ask(clients)
+    async def serve():
+        made = await asyncio.get_running_loop().create_server(lambda: Server(**server), "127.0.0.1", 0)
+        async with made:
+            ports.put(made.sockets[0].getsockname()[1])
+            await asyncio.to_thread(end.wait)
 
-    with asyncio.Runner(loop_factory=http_load._precise_loop) as runner:
-        return runner.run(main())
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, serve())
+        try:
+            yield ports.get()
+        finally:
+            end.set()
+
+
+@pytest.fixture(params=[True, False], ids=["alone", "not alone"])
+def milliseconds(request):
+    """A function that gives what `ask(clients)` does, with so many connections to a Server."""
+
+    def measure(ask, connections, **server):
+        with serving(**server) as port, Clients(port, cycle([b"{}"]), connections, request.param) as clients:
+            return ask(clients)
+
+    return measure
 
 
 class EverySecond:
@@ -57,30 +77,41 @@ class EverySecond:
         return self.seconds
 
 
-def test_the_wait_for_a_connection_counts():
+def test_the_wait_for_a_connection_counts(milliseconds):
     """One connection, and a request every 50 ms that takes 100: each waits 50 ms longer than the last."""
     ms = milliseconds(lambda clients: clients.open_loop(20, 0.26, EverySecond(0.05)), 1, seconds=0.1)
     assert len(ms) == 5
     assert all(taken >= 100 + 50 * number - 1 for number, taken in enumerate(ms))
 
 
-def test_with_connections_enough_none_waits():
+def test_with_connections_enough_none_waits(milliseconds):
     ms = milliseconds(lambda clients: clients.open_loop(200, 0.3, random.Random(0)), 32, seconds=0.05)
     assert 30 < len(ms) < 90
     assert sorted(ms)[len(ms) // 2] < 90  # 50, and what a busy machine adds
 
 
-def test_a_closed_loop_asks_again():
+def test_a_closed_loop_asks_again(milliseconds):
     ms = milliseconds(lambda clients: clients.closed_loop(2, 0.55), 4, seconds=0.1)
     assert 4 <= len(ms) <= 12 and min(ms) >= 99
 
 
 @pytest.mark.parametrize("server", [{"status": 503}, {"drops": True}])
-def test_what_is_refused_or_lost_counts_as_long(server):
+def test_what_is_refused_or_lost_counts_as_long(server, milliseconds):
     ms = milliseconds(
         lambda clients: clients.open_loop(20, 0.11, EverySecond(0.05)), 4, seconds=0.01, **server
     )
     assert ms == [1000 * http_load.PATIENCE] * 2
+
+
+def test_a_connection_that_breaks_while_it_is_free(milliseconds):
+    """One of two, as the answer drops it: its request is lost, and the other goes on."""
+
+    def ask(clients):
+        clients.connections[0].socket.shutdown(socket.SHUT_RDWR)
+        return clients.open_loop(20, 0.26, EverySecond(0.05))
+
+    ms = milliseconds(ask, 2, seconds=0.01)
+    assert len(ms) == 5 and sum(taken == 1000 * http_load.PATIENCE for taken in ms) <= 1
 
 
 def test_the_service_under_load(models):

@@ -1,10 +1,13 @@
 import asyncio
+import time
 
 import pytest
+from asking import ask, here
 
 from stages.serving import jobs
-from stages.serving.jobs import Abandoned, Here, QueueFull
+from stages.serving.jobs import Abandoned, Here, QueueFull, TooLate
 from stages.serving.model import Answer
+from stages.serving.options import Limits
 
 
 class Model:
@@ -20,21 +23,17 @@ class Model:
         return Answer(text, 1.0)
 
 
-def here():
-    return False
-
-
 def left():
     return True
 
 
-def served(monkeypatch, use, limit=3):
+def served(monkeypatch, use, **limits):
     monkeypatch.setattr(jobs, "Model", Model)
     monkeypatch.setattr(jobs, "LONG", 0.0)
     waiting = []
 
     async def main():
-        serving = Here("", limit, waiting.append)
+        serving = Here("", Limits(**{"queue": 3} | limits), waiting.append)
         await serving.start()
         return await use(serving), serving.model.asked, waiting
 
@@ -42,8 +41,10 @@ def served(monkeypatch, use, limit=3):
 
 
 def test_in_the_order_they_came(monkeypatch):
+    monkeypatch.setattr(jobs, "SLICE", 0.0)
+
     async def use(serving):
-        return await asyncio.gather(serving.ask(["a", "b"], here), serving.ask(["c"], here))
+        return await asyncio.gather(ask(serving, ["a", "b"]), ask(serving, ["c"]))
 
     answers, asked, waiting = served(monkeypatch, use)
     assert answers == [[Answer("a", 1.0), Answer("b", 1.0)], [Answer("c", 1.0)]]
@@ -52,12 +53,12 @@ def test_in_the_order_they_came(monkeypatch):
 
 def test_between_two_texts_others_are_refused_or_go_on(monkeypatch):
     async def use(serving):
-        first = asyncio.create_task(serving.ask(["a", "b", "c"], here))
+        first = asyncio.create_task(ask(serving, ["a", "b", "c"]))
         await asyncio.sleep(0)
         with pytest.raises(QueueFull):
-            await serving.ask(["d"], here)
+            await ask(serving, ["d"])
         await first
-        return await serving.ask(["e"], here)
+        return await ask(serving, ["e"])
 
     _, asked, _ = served(monkeypatch, use)
     assert asked == ["a", "b", "c", "e"]
@@ -68,7 +69,7 @@ def test_texts_are_answered_for_a_slice_of_time_on_end(seconds, between, monkeyp
     monkeypatch.setattr(jobs, "SLICE", seconds)
 
     async def use(serving):
-        asking = asyncio.create_task(serving.ask(["a", "b", "c"], here))
+        asking = asyncio.create_task(ask(serving, ["a", "b", "c"]))
         seen = set()
         while not asking.done():
             seen.add(len(serving.model.asked))
@@ -78,13 +79,12 @@ def test_texts_are_answered_for_a_slice_of_time_on_end(seconds, between, monkeyp
     assert served(monkeypatch, use)[0] == between
 
 
-def test_who_has_left_or_stopped_waiting_is_not_answered(monkeypatch):
+def test_who_has_left_is_not_answered(monkeypatch):
     async def use(serving):
-        gone = asyncio.create_task(serving.ask(["a"], left))
-        late = asyncio.create_task(serving.ask(["b"], here))
-        await asyncio.sleep(0)
-        late.cancel()
-        await serving.ask(["c"], here)
+        gone = asyncio.create_task(ask(serving, ["a"], left))
+        over = serving.ask(["b"], [].append, here)
+        over.end(Abandoned())
+        await ask(serving, ["c"])
         with pytest.raises(Abandoned):
             await gone
 
@@ -92,10 +92,33 @@ def test_who_has_left_or_stopped_waiting_is_not_answered(monkeypatch):
     assert asked == ["c"]
 
 
+def test_what_is_late_is_not_answered(monkeypatch):
+    async def use(serving):
+        late = asyncio.create_task(ask(serving, ["a"]))
+        await asyncio.sleep(0)
+        time.sleep(0.1)  # as the model would, with other texts
+        new = asyncio.create_task(ask(serving, ["b"]))
+        with pytest.raises(TooLate):
+            await late
+        await new
+
+    _, asked, _ = served(monkeypatch, use, answer_seconds=0.05)
+    assert asked == ["b"]
+
+
+def test_a_fault_where_the_answer_goes_holds_up_no_other(monkeypatch):
+    async def use(serving):
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        serving.ask(["a"], lambda result: 1 / 0, here)
+        return await ask(serving, ["b"])
+
+    assert served(monkeypatch, use)[0] == [Answer("b", 1.0)]
+
+
 def test_a_text_that_the_model_fails_on(monkeypatch):
     async def use(serving):
         with pytest.raises(ZeroDivisionError):
-            await serving.ask(["a", "bad"], here)
-        return await serving.ask(["c"], here)
+            await ask(serving, ["a", "bad"])
+        return await ask(serving, ["c"])
 
     assert served(monkeypatch, use)[0] == [Answer("c", 1.0)]

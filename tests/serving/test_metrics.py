@@ -1,15 +1,22 @@
-import pytest
+import asyncio
 
-from stages.serving.metrics import Metrics
+import pytest
+from prometheus_client import generate_latest
+
+from stages.serving.metrics import SOON, Metrics
 from stages.serving.model import Answer
 
 
 def test_what_shows_drift():
     metrics = Metrics("oos")
     answers = [Answer("balance", 0.93, 0), Answer("oos", 0.32, 1), Answer("oos", 0.999, None)]
-    metrics.answered(answers)
-    metrics.ran(answers[:2])
-    lines = metrics.text().decode().splitlines()
+
+    async def answer():
+        metrics.answered(200, 0.003, answers)
+        metrics.ran(answers[:2])
+        return metrics.text()
+
+    lines = asyncio.run(answer()).decode().splitlines()
     for line in (
         'predictions_total{label="balance"} 1.0',
         'predictions_total{label="oos"} 2.0',
@@ -20,6 +27,9 @@ def test_what_shows_drift():
         'prediction_score_bucket{le="1.0"} 3.0',
         'exits_total{exit="0"} 1.0',
         'exits_total{exit="1"} 1.0',
+        'requests_total{status="200"} 1.0',
+        'request_seconds_bucket{le="0.002"} 0.0',
+        'request_seconds_bucket{le="0.004"} 1.0',
     ):
         assert line in lines
 
@@ -27,5 +37,23 @@ def test_what_shows_drift():
 @pytest.mark.parametrize("out_of_scope", [None, "other"])
 def test_without_out_of_scope(out_of_scope):
     metrics = Metrics(out_of_scope)
-    metrics.answered([Answer("balance", 0.5)])
-    assert "out_of_scope_total 0.0" in metrics.text().decode()
+
+    async def answer():
+        metrics.answered(200, 0.003, [Answer("balance", 0.5)])
+        return metrics.text()
+
+    assert "out_of_scope_total 0.0" in asyncio.run(answer()).decode()
+
+
+def test_answers_are_counted_soon():
+    metrics = Metrics("oos")
+
+    async def answer():
+        for _ in range(3):
+            metrics.answered(200, 0.003, [Answer("balance", 0.5)])
+        await asyncio.sleep(2 * SOON)
+        return generate_latest(metrics.registry).decode()
+
+    lines = asyncio.run(answer()).splitlines()
+    for line in ('requests_total{status="200"} 3.0', "request_seconds_count 3.0", "prediction_score_sum 1.5"):
+        assert line in lines

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from stages import runtime
 from stages.serving import soak, traffic
+from stages.serving.metrics import SOON
 from stages.serving.options import Limits, Options
 from stages.serving.service import Service
 from stages.serving.workers import AHEAD
@@ -38,6 +39,7 @@ def ask(port, text):
 
 
 def metric(port, name):
+    time.sleep(5 * SOON)  # another process may not have counted its answers yet
     text = soak.get(port, "/metrics").decode()
     return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)[1])
 
