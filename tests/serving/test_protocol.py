@@ -160,6 +160,7 @@ def test_two_requests_in_one_packet_are_uvicorns():
         request(head=b"Expect: nothing\r\n"),
         request(head=b"Connection: close\r\n"),
         request().replace(b"1.1", b"1.0"),
+        request(head=b"Connection: keep-alive\r\n").replace(b"1.1", b"1.0"),
         b"GET /predict HTTP/1.1\r\n\r\n",
         b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST /predict HTTP/1.1\r\nContent-Length: 101\r\n\r\n",

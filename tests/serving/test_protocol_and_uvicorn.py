@@ -98,9 +98,9 @@ async def answers(protocol, parts):
 
 @st.composite
 def requests(draw):
-    method = draw(st.sampled_from(["POST"] * 6 + ["GET", "HEAD", "PUT", "post"]))
-    path = draw(st.sampled_from(PATHS[:1] * 8 + PATHS))
-    version = draw(st.sampled_from(["1.1"] * 6 + ["1.0", "2.0", "1"]))
+    method = draw(st.sampled_from(["POST"] * 20 + ["GET", "HEAD", "PUT", "post"]))
+    path = draw(st.sampled_from(PATHS[:2] * 10 + PATHS))
+    version = draw(st.sampled_from(["1.1"] * 10 + ["1.0", "2.0", "1"]))
     headers = draw(st.lists(st.sampled_from(HEADERS), max_size=2) | st.just([]))
     body = draw(st.sampled_from(BODIES))
     if draw(st.integers(0, 9)) or method == "POST":
