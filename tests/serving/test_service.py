@@ -380,7 +380,10 @@ def test_a_process_that_hangs_is_replaced_and_its_connections_wait(model, expect
 
 
 def test_a_process_that_hangs_while_it_starts_is_replaced(model, expected):
-    options = ("--processes", "1", "--start-seconds", "5")
+    start = time.monotonic()
+    with soak.service(model, "--processes", "1"):
+        enough = str(max(3.0, 3 * (time.monotonic() - start)))
+    options = ("--processes", "1", "--start-seconds", enough)
     with soak.service(model, *options) as port, ThreadPoolExecutor(1) as one:
         (first,) = health(port)["processes"]
         service = parent(first)
