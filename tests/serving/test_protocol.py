@@ -90,14 +90,17 @@ async def answer(reader):
     return int(first.split()[1]), headers, (await reader.readexactly(int(headers["content-length"]))).decode()
 
 
+async def asked(service, reader, writer, whole=None):
+    """Status, headers and body of what is answered to a request that the service is asked."""
+    writer.write(whole or request())
+    await until(lambda: service.asked)
+    service.go_on()
+    return await answer(reader)
+
+
 def test_one_after_another():
     async def use(service, reader, writer, state):
-        answers = []
-        for text in ("a", "b"):
-            writer.write(request(text))
-            await until(lambda: service.asked)
-            service.go_on()
-            answers.append((await answer(reader))[::2])
+        answers = [(await asked(service, reader, writer, request(text)))[::2] for text in ("a", "b")]
         assert state.total_requests == 2
         return answers
 
@@ -168,10 +171,7 @@ def test_two_requests_in_one_packet_are_uvicorns():
 )
 def test_what_is_not_plain_is_uvicorns(plain):
     async def use(service, reader, writer, state):
-        writer.write(request("a"))
-        await until(lambda: service.asked)
-        service.go_on()
-        await answer(reader)
+        await asked(service, reader, writer)
         writer.write(plain)
         return (await answer(reader))[2]
 
@@ -215,10 +215,7 @@ def test_an_idle_connection_is_closed_and_a_busy_one_is_not():
         service.go_on()
         await answer(reader)
         await asyncio.sleep(0.05)
-        writer.write(request("b"))
-        await until(lambda: service.asked)
-        service.go_on()
-        content = (await answer(reader))[2]
+        _, _, content = await asked(service, reader, writer, request("b"))
         assert await reader.read() == b""
         return content
 

@@ -6,7 +6,7 @@ import pytest
 from asking import ask, here
 
 from stages.serving import workers
-from stages.serving.jobs import Job, Request
+from stages.serving.jobs import Job, Request, TooLate
 from stages.serving.model import Model
 from stages.serving.options import Limits
 from stages.serving.workers import AHEAD, Workers, WorkersFailed
@@ -47,6 +47,31 @@ def test_a_worker_that_hangs_is_replaced(models):
         return await ask(pool, TEXTS)
 
     assert serve(folder, use, hung_seconds=0.5) == (answers(folder, TEXTS), 1)
+
+
+def test_a_client_whose_answer_is_late_asks_again(models):
+    """And again, while other texts wait for the same worker."""
+    folder = models / "student-ort"
+    late = []
+
+    async def use(pool):
+        os.kill(pid(pool), signal.SIGSTOP)
+        again = asyncio.get_running_loop().create_future()
+
+        def then(result):
+            late.append(result)
+            if len(late) == 1:
+                pool.ask(TEXTS[:1], again.set_result, here)
+
+        for text in TEXTS:
+            pool.ask([text], then, here)
+        await asyncio.sleep(2.6)
+        os.kill(pid(pool), signal.SIGCONT)
+        return [await again, await ask(pool, TEXTS)]
+
+    found, restarts = serve(folder, use, answer_seconds=2.0)
+    assert found == [answers(folder, TEXTS[:1]), answers(folder, TEXTS)] and restarts == 0
+    assert [type(result) for result in late] == [TooLate] * 3
 
 
 def test_a_text_that_kills_its_workers_is_given_up(models, monkeypatch):
