@@ -76,14 +76,21 @@ def texts_in(body: bytes, limits: Limits) -> tuple[list[str], bool]:
     if len(texts) > limits.texts:
         raise BadRequest(413, f'"texts" has {len(texts)} texts: send at most {limits.texts} at a time')
     for number, text in enumerate(texts, 1):
-        which = f"text {number}" if several else "the text"
-        if not text.strip():
-            raise BadRequest(400, f"{which} is empty: send at least one word")
-        if len(text) > limits.characters:
-            raise BadRequest(413, f"{which} has {len(text)} characters: send at most {limits.characters}")
         try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            half = f"{which} has half of a surrogate pair, its character {error.start + 1}"
-            raise BadRequest(400, f"{half}: send whole characters") from None
+            _check(text, limits)
+        except BadRequest as error:
+            which = f"text {number}" if several else "the text"
+            raise BadRequest(error.status, f"{which} {error}") from None
     return texts, several
+
+
+def _check(text: str, limits: Limits) -> None:
+    if not text.strip():
+        raise BadRequest(400, "is empty: send at least one word")
+    if len(text) > limits.characters:
+        raise BadRequest(413, f"has {len(text)} characters: send at most {limits.characters}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"has half of a surrogate pair, its character {error.start + 1}"
+        raise BadRequest(400, f"{half}: send whole characters") from None

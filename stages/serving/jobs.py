@@ -1,19 +1,21 @@
 """Texts that wait to be answered, and the model in this process that answers them."""
 
 import asyncio
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
 
-from stages.serving.model import Answer, Model
+from stages.serving.model import Answer, Model, Run
 from stages.serving.options import Limits
 
 SLICE = 0.001  # seconds of answering on end, from warm caches, before connections are looked at again
 LONG = 0.05  # seconds in the queue, after which it is asked whether the client is still there
+log = logging.getLogger(__name__)
 
 
 class QueueFull(Exception):
@@ -46,16 +48,19 @@ class Request:
     def end(self, result: Result) -> None:
         if not self.over:
             self.over = True
-            self.then(result)
+            try:
+                self.then(result)
+            except Exception:  # the others are still to be told
+                log.exception("a request got no answer")
 
 
-@dataclass(order=True, slots=True)
+@dataclass(slots=True)
 class Job:
     number: int
-    request: Request = field(compare=False)
-    index: int = field(compare=False)  # of the text in its request
-    text: str = field(compare=False)
-    attempts: int = field(default=0, compare=False)
+    request: Request
+    index: int  # of the text in its request
+    text: str
+    attempts: int = 0
 
     def answered(self, answer: Answer) -> None:
         request = self.request
@@ -75,7 +80,7 @@ class Answering(ABC):
         self.limits, self.waiting = limits, waiting
         self.numbers = count()
         # A heap by number: a job that is put back comes out before those that came later.
-        self.queue: list[Job] = []
+        self.queue: list[tuple[int, Job]] = []
         self.told = 0
 
     @abstractmethod
@@ -103,13 +108,13 @@ class Answering(ABC):
         return request
 
     def put(self, job: Job) -> None:
-        heappush(self.queue, job)
+        heappush(self.queue, (job.number, job))
         self.go_on()
 
     def take(self) -> Job | None:
         """The next job that somebody waits for."""
         while self.queue:
-            job = heappop(self.queue)
+            _, job = heappop(self.queue)
             request = job.request
             if request.over:
                 continue
@@ -152,18 +157,30 @@ class Here(Answering):
     def _answer(self) -> None:
         """Answer what waits, for SLICE seconds; then what comes after, once the loop has been round."""
         end = time.monotonic() + SLICE
+        jobs, runs = [], []
         try:
             while (job := self.take()) is not None:
                 try:
-                    answer = self.model.answer(job.text)
+                    runs.append(self.model.run(job.text))
+                    jobs.append(job)
                 except Exception as error:
                     job.request.end(error)
-                else:
-                    job.answered(answer)
                 if time.monotonic() >= end:
                     break
+            if jobs:
+                self._answer_all(jobs, runs)
         finally:
             self.tell()
             self.busy = bool(self.queue)
             if self.busy:
                 self.loop.call_soon(self._answer)
+
+    def _answer_all(self, jobs: list[Job], runs: list[Run]) -> None:
+        try:
+            answers = self.model.answers(runs)
+        except Exception as error:
+            for job in jobs:
+                job.request.end(error)
+        else:
+            for job, answer in zip(jobs, answers, strict=True):
+                job.answered(answer)

@@ -5,14 +5,27 @@ The processes share the folder PROMETHEUS_MULTIPROC_DIR, which is set before thi
 
 import asyncio
 import os
+from bisect import bisect_left
+from collections import Counter as Counts
+from itertools import chain
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from stages.serving.model import Answer
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 SOON = 0.01  # seconds until answers are counted, many at a time, so that none waits for it
+
+
+class Histogram(prometheus_client.Histogram):
+    def observe_all(self, amounts: list[float]) -> None:
+        """As `observe` of each, which takes longer."""
+        self._sum.inc(sum(amounts))
+        buckets = Counts(bisect_left(self._upper_bounds, amount) for amount in amounts)
+        for bucket, count in buckets.items():
+            self._buckets[bucket].inc(count)
 
 
 class Metrics:
@@ -42,7 +55,7 @@ class Metrics:
             registry=registry,
         )
         self.exits = Counter("exits", "Texts by the early exit they left at", ["exit"], registry=registry)
-        self.children: dict[tuple[Counter, str], Counter] = {}
+        self.children: dict[tuple[Counter, object], Counter] = {}
         self.requests_to_count: list[tuple[int, float, list[Answer]]] = []
         self.runs_to_count: list[list[Answer]] = []
 
@@ -62,25 +75,25 @@ class Metrics:
 
     def count(self) -> None:
         """Count what came since the last time."""
-        for status, seconds, answers in self.requests_to_count:
-            self._child(self.requests, str(status)).inc()
-            self.seconds.observe(seconds)
-            for label, score, _ in answers:
-                self._child(self.predictions, label).inc()
-                self.scores.observe(score)
-                if label == self.out_of_scope_label:
-                    self.out_of_scope.inc()
-        for answers in self.runs_to_count:
-            for _, _, number in answers:
-                if number is not None:
-                    self._child(self.exits, str(number)).inc()
+        requests = self.requests_to_count
+        answers = list(chain.from_iterable(answers for _, _, answers in requests))
+        exits = [answer.exit for answer in chain.from_iterable(self.runs_to_count)]
+        labels = Counts(answer.label for answer in answers)
+        self._inc(self.requests, Counts(status for status, _, _ in requests))
+        self._inc(self.predictions, labels)
+        self._inc(self.exits, Counts(exit for exit in exits if exit is not None))
+        self.seconds.observe_all([seconds for _, seconds, _ in requests])
+        self.scores.observe_all([answer.score for answer in answers])
+        if self.out_of_scope_label is not None:
+            self.out_of_scope.inc(labels[self.out_of_scope_label])
         self.requests_to_count.clear()
         self.runs_to_count.clear()
 
-    def _child(self, metric: Counter, label: str) -> Counter:
-        if (metric, label) not in self.children:
-            self.children[metric, label] = metric.labels(label)
-        return self.children[metric, label]
+    def _inc(self, metric: Counter, counts: Counts) -> None:
+        for label, count in counts.items():
+            if (metric, label) not in self.children:
+                self.children[metric, label] = metric.labels(label)
+            self.children[metric, label].inc(count)
 
     def text(self) -> bytes:
         """Prometheus's text format."""

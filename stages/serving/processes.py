@@ -73,7 +73,7 @@ def _serve(options: Options, listener: socket.socket, end: socket.socket) -> Non
 
     config = uvicorn.Config(
         service.app(page.routes(options.model, limits) if options.page else ()),
-        http=partial(Protocol, service),  # type: ignore[arg-type]
+        http=partial(Protocol, service, {}),  # type: ignore[arg-type]
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -5,7 +5,7 @@ It takes less of the CPU: README.md has how much.
 
 import asyncio
 import time
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 
 import httptools
@@ -22,6 +22,17 @@ STATUS_LINES = {
     status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode()) for status in HTTPStatus
 }
 FOR_UVICORN = {b"expect", b"transfer-encoding", b"upgrade"}  # headers that this does not speak
+MOST_HEADS = 1000
+LONGEST_HEAD = 1024  # bytes
+
+
+@lru_cache(1000)
+def lines(*headers: tuple[bytes, bytes]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+def end_of_head(request: bytes) -> int:
+    return request.find(b"\r\n\r\n") + 4
 
 
 class Protocol(asyncio.Protocol):
@@ -29,10 +40,20 @@ class Protocol(asyncio.Protocol):
 
     What is not plain is another path, method or version, a header of FOR_UVICORN, a body that is too long,
     or a second request in the same packet. From the first of these on, the connection is uvicorn's.
+
+    `known`, which all connections of a service share, has the bytes of the body of heads that the parser
+    found plain: many a client sends the same head again and again, and then it is not parsed.
     """
 
-    def __init__(self, service: Service, config: Config, server_state: ServerState, **others):
-        self.service, self.limits = service, service.limits
+    def __init__(
+        self,
+        service: Service,
+        known: dict[bytes, int],
+        config: Config,
+        server_state: ServerState,
+        **others,
+    ):
+        self.service, self.limits, self.known = service, service.limits, known
         self.server_state = server_state
         self.uvicorn = partial(HttpToolsProtocol, config, server_state, **others)
         self.loop = asyncio.get_running_loop()
@@ -93,6 +114,12 @@ class Protocol(asyncio.Protocol):
             return
         if not self.begun:
             self.start = time.perf_counter()
+            end = end_of_head(data)
+            if self.known.get(data[:end]) == len(data) - end:
+                self.begun = 1
+                self.body = data[end:]
+                self._ask()
+                return
         self.raw += data
         try:
             self.parser.feed_data(data)
@@ -101,9 +128,18 @@ class Protocol(asyncio.Protocol):
         if not (self.plain and self.headers_complete and self.begun == 1):
             self._hand_over()
         elif self.complete:
+            self._learn()
             self._ask()
         elif self.late is None:
             self.late = self.loop.call_later(self.limits.body_seconds, self._answer, BodyLate())
+
+    def _learn(self) -> None:
+        """Know this head again, if the parser saw its end where `end_of_head` does."""
+        end = end_of_head(self.raw)
+        if end <= LONGEST_HEAD and len(self.raw) - end == len(self.body):
+            if len(self.known) == MOST_HEADS:
+                self.known.clear()
+            self.known[self.raw[:end]] = len(self.body)
 
     def _read_on(self) -> None:
         if self.unread and not (self.awaited or self.blocked):
@@ -168,8 +204,8 @@ class Protocol(asyncio.Protocol):
             self.closing = True
         if self.closing:
             headers.append((b"connection", b"close"))
-        lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers)]
-        self.transport.write(b"".join([STATUS_LINES[status], *lines, b"\r\n", content]))
+        head = STATUS_LINES[status] + lines(*self.server_state.default_headers, *headers)
+        self.transport.write(head + b"\r\n" + content)
         self.server_state.total_requests += 1
         self._next()
         if self.closing:

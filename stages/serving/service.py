@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -26,6 +26,14 @@ from stages.serving.workers import Workers, WorkersFailed
 Headers = list[tuple[bytes, bytes]]
 log = logging.getLogger(__name__)
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+label_in_json = cache(encode)
+
+
+def in_json(answers: Sequence[Answer], several: bool) -> str:
+    predictions = [
+        f'{{"label":{label_in_json(answer.label)},"score":{round(answer.score, 4)}}}' for answer in answers
+    ]
+    return f'{{"predictions":[{",".join(predictions)}]}}' if several else predictions[0]
 
 
 async def not_served(request: Request, error: Exception) -> Response:
@@ -125,37 +133,37 @@ class Service:
 
     def answer(self, result: Result, several: bool, start: float) -> tuple[int, Headers, bytes]:
         """Status, headers and body of what a request gets that came at `start`; and count it."""
-        status, headers, limits = 200, [], self.limits
-        content: dict
-        answers: list[Answer] = []
-        match result:
-            case list():
-                answers = result
-                predictions = [{"label": answer.label, "score": round(answer.score, 4)} for answer in answers]
-                content = {"predictions": predictions} if several else predictions[0]
-            case BadRequest():
-                status, content = result.status, {"error": str(result)}
-            case BodyLate():
-                status = 408
-                line = f"the body was not all there after {limits.body_seconds:g} s: send it at once"
-                content = {"error": line}
-            case QueueFull():
-                status, content = 503, {"error": "too many requests are waiting: try again in a second"}
-                headers = [(b"retry-after", b"1")]
-            case TooLate():
-                status, headers = 503, [(b"retry-after", b"1")]
-                content = {"error": f"there was no answer after {limits.answer_seconds:g} s: try again"}
-            case WorkersFailed():
-                status, content = 500, {"error": "the workers that took up this request died or hung"}
-            case Abandoned():
-                status, content = 499, {"error": "the client has left"}
-            case _:
-                log.error("a request failed", exc_info=result)
-                status, content = 500, {"error": "the service failed: its log says how"}
+        status, answers = 200, []
+        headers: Headers = []
+        if isinstance(result, list):
+            answers, content = result, in_json(result, several)
+        else:
+            status, headers, line = self.refusal(result)
+            content = encode({"error": line})
         self.metrics.answered(status, time.perf_counter() - start, answers)
-        out = encode(content).encode()
+        out = content.encode()
         headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(out))]
         return status, headers, out
+
+    def refusal(self, error: Exception) -> tuple[int, Headers, str]:
+        """Status, headers and a line that says what to do, for a request without an answer."""
+        limits = self.limits
+        match error:
+            case BadRequest():
+                return error.status, [], str(error)
+            case BodyLate():
+                return 408, [], f"the body was not all there after {limits.body_seconds:g} s: send it at once"
+            case QueueFull():
+                return 503, [(b"retry-after", b"1")], "too many requests are waiting: try again in a second"
+            case TooLate():
+                line = f"there was no answer after {limits.answer_seconds:g} s: try again"
+                return 503, [(b"retry-after", b"1")], line
+            case WorkersFailed():
+                return 500, [], "the workers that took up this request died or hung"
+            case Abandoned():
+                return 499, [], "the client has left"
+        log.error("a request failed", exc_info=error)
+        return 500, [], "the service failed: its log says how"
 
     async def predict(self, scope, receive: Receive, send) -> None:
         """Answer POST /predict, in ASGI without a framework."""

@@ -187,7 +187,7 @@ class Workers(Answering):
             for worker in self.ready:
                 if worker.jobs and now - worker.since > limits.hung_seconds:
                     worker.child.process.kill()
-            jobs = chain(self.queue, *(worker.jobs for worker in self.ready))
+            jobs = chain((job for _, job in self.queue), *(worker.jobs for worker in self.ready))
             late = [job.request for job in jobs if now - job.request.since >= limits.answer_seconds]
             for request in late:  # whose client may then ask, which changes the queue
                 request.end(TooLate())

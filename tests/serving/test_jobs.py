@@ -16,11 +16,16 @@ class Model:
     def __init__(self, folder):
         self.asked = []
 
-    def answer(self, text):
+    def run(self, text):
         self.asked.append(text)
         if text == "bad":
             raise ZeroDivisionError
-        return Answer(text, 1.0)
+        return text
+
+    def answers(self, runs):
+        if "worse" in runs:
+            raise OverflowError
+        return [Answer(text, 1.0) for text in runs]
 
 
 def left():
@@ -108,11 +113,22 @@ def test_what_is_late_is_not_answered(monkeypatch):
 
 def test_a_fault_where_the_answer_goes_holds_up_no_other(monkeypatch):
     async def use(serving):
-        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         serving.ask(["a"], lambda result: 1 / 0, here)
         return await ask(serving, ["b"])
 
     assert served(monkeypatch, use)[0] == [Answer("b", 1.0)]
+
+
+def test_answers_that_the_model_fails_on(monkeypatch):
+    async def use(serving):
+        results = []
+        requests = [serving.ask([text], results.append, here) for text in ("a", "worse")]
+        with pytest.raises(OverflowError):
+            await ask(serving, ["b"])
+        assert all(request.over for request in requests)
+        return [type(result) for result in results], await ask(serving, ["c"])
+
+    assert served(monkeypatch, use)[0] == ([OverflowError] * 2, [Answer("c", 1.0)])
 
 
 def test_a_text_that_the_model_fails_on(monkeypatch):

@@ -1,9 +1,9 @@
 import asyncio
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
-from stages.serving.metrics import SOON, Metrics
+from stages.serving.metrics import SOON, Histogram, Metrics
 from stages.serving.model import Answer
 
 
@@ -57,3 +57,17 @@ def test_answers_are_counted_soon():
     lines = asyncio.run(answer()).splitlines()
     for line in ('requests_total{status="200"} 3.0', "request_seconds_count 3.0", "prediction_score_sum 1.5"):
         assert line in lines
+
+
+def test_many_amounts_are_observed_as_each_is():
+    one, all_ = (Histogram("a", "b", buckets=[0.5, 1, 2], registry=CollectorRegistry()) for _ in range(2))
+    amounts = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 4.0]
+    for amount in amounts:
+        one.observe(amount)
+    all_.observe_all(amounts)
+    (expected,), (got,) = one.collect(), all_.collect()
+    values = [
+        {(s.name, s.labels.get("le")): s.value for s in m.samples if "created" not in s.name}
+        for m in (expected, got)
+    ]
+    assert values[0] == values[1]

@@ -8,6 +8,7 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
+from stages.serving import protocol
 from stages.serving.model import Answer
 from stages.serving.options import Limits
 from stages.serving.protocol import Protocol
@@ -48,7 +49,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": out})
 
 
-def served(use, **limits):
+def served(use, known=None, **limits):
     """The result of `use(service, reader, writer, state)`, of a connection to the service."""
 
     config = uvicorn.Config(app, log_level="critical", lifespan="off")
@@ -56,7 +57,9 @@ def served(use, **limits):
     async def main():
         service, state = Service(**limits), ServerState()
         server = await asyncio.get_running_loop().create_server(
-            lambda: Protocol(service, config, state, app_state={}), "127.0.0.1", 0
+            lambda: Protocol(service, {} if known is None else known, config, state, app_state={}),
+            "127.0.0.1",
+            0,
         )
         async with server:
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
@@ -105,6 +108,57 @@ def test_one_after_another():
         return answers
 
     assert served(use) == [(200, '["a"]'), (200, '["b"]')]
+
+
+def test_a_head_that_was_plain_is_known_again(monkeypatch):
+    known = {}
+
+    async def use(service, reader, writer, state):
+        answers = [(await asked(service, reader, writer, request("a")))[2]]
+        (connection,) = state.connections
+        parser, connection.parser = connection.parser, None
+        answers.append((await asked(service, reader, writer, request("b")))[2])
+        connection.parser = parser
+        answers += [(await asked(service, reader, writer, request(text)))[2] for text in ("cc", "d")]
+        writer.write(request("e") + request("f"))
+        return [*answers, (await answer(reader))[2]]
+
+    assert served(use, known) == ['["a"]', '["b"]', '["cc"]', '["d"]', "/predict"]
+    assert known == {request(text)[: -len(text) - 12]: len(text) + 12 for text in ("a", "cc")}
+
+
+@pytest.mark.parametrize(
+    "unclear",
+    [
+        b"\r\n\r\n" + request(),
+        request().replace(b"\r\n", b"\n"),
+        request("\r\n\r\n").replace(b"\r\n", b"\n"),
+        request(head=b"A: " + 1024 * b"a" + b"\r\n"),
+        request("a", "/health"),
+    ],
+)
+def test_other_heads_are_not_known_again(unclear):
+    known = {}
+
+    async def use(service, reader, writer, state):
+        writer.write(unclear)
+        await asyncio.sleep(0.05)
+        service.go_on()
+        await answer(reader)
+
+    served(use, known)
+    assert known == {}
+
+
+def test_few_heads_are_kept(monkeypatch):
+    monkeypatch.setattr(protocol, "MOST_HEADS", 2)
+    known = {}
+
+    async def use(service, reader, writer, state):
+        return [(await asked(service, reader, writer, request(n * "a")))[2] for n in (1, 2, 3, 1)]
+
+    assert served(use, known) == ['["a"]', '["aa"]', '["aaa"]', '["a"]']
+    assert len(known) == 2
 
 
 @pytest.mark.parametrize("apart", [b"Con", b"\r\n\r\n", b'{"te'], ids=["head", "between", "body"])
