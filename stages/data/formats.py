@@ -60,12 +60,12 @@ def table(rows: Iterable[Row]) -> pd.DataFrame:
     rows = list(rows)
     places = [place for place, _, _ in rows]
     texts = strings([text for _, text, _ in rows], "text", places)
-    intents = [intent.strip() for intent in strings([intent for _, _, intent in rows], "intent", places)]
-    known = set(intents)
+    intents = strings([intent for _, _, intent in rows], "intent", places)
+    known = {intent.strip() for intent in intents}
     for place, text, intent in zip(places, texts, intents, strict=True):
         if LINE_BREAK.search(intent):
             raise UserError(
-                f"{place}: the intent {intent[:60]!r} has a line break: close the quote before it"
+                f"{place}: the intent {intent[:60]!r} has a line break: remove it, or close the quote"
             )
         if LINE_BREAK.search(text):
             for line in text.splitlines():
@@ -74,6 +74,7 @@ def table(rows: Iterable[Row]) -> pd.DataFrame:
                         f"{place}: the text that begins here has a line {line[:60]!r}, which looks like a "
                         "row: close the quote before it, or remove the line"
                     )
+    intents = [intent.strip() for intent in intents]
     return pd.DataFrame({"text": texts, "intent": intents}, index=pd.Index(places, dtype=object))
 
 

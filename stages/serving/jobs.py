@@ -30,7 +30,7 @@ class Abandoned(Exception):
     """Whoever asked has left."""
 
 
-Result = list[Answer] | Exception
+Result = list[Answer] | BaseException
 
 
 class Request:
@@ -163,17 +163,17 @@ class Here(Answering):
                 try:
                     runs.append(self.model.run(job.text))
                     jobs.append(job)
-                except Exception as error:
+                except BaseException as error:  # a panic of the tokenizer's Rust is no Exception
                     job.request.end(error)
                 if time.monotonic() >= end:
                     break
-            if jobs:
-                self._answer_all(jobs, runs)
         finally:
             self.tell()
             self.busy = bool(self.queue)
             if self.busy:
                 self.loop.call_soon(self._answer)
+            if jobs:
+                self._answer_all(jobs, runs)
 
     def _answer_all(self, jobs: list[Job], runs: list[Run]) -> None:
         try:

@@ -145,7 +145,7 @@ class Service:
         headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(out))]
         return status, headers, out
 
-    def refusal(self, error: Exception) -> tuple[int, Headers, str]:
+    def refusal(self, error: BaseException) -> tuple[int, Headers, str]:
         """Status, headers and a line that says what to do, for a request without an answer."""
         limits = self.limits
         match error:

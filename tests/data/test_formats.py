@@ -331,6 +331,7 @@ def test_what_csv_writes_is_read(rows, delimiter, style, encoding):
 @settings(database=None, deadline=None, max_examples=500)
 @example('"hello,a\nb",b\n')
 @example('a,"b\na,b"\n')
+@example('a,"\nb,c\n"\n')
 @given(TRICKY)
 def test_no_row_of_a_csv_is_lost_or_merged_in_silence(body):
     made = read_or_refuse("q.csv", "text,intent\n" + body)

@@ -10,6 +10,10 @@ from stages.serving.model import Answer
 from stages.serving.options import Limits
 
 
+class Panic(BaseException):
+    """As pyo3 raises one."""
+
+
 class Model:
     """Answers a text with itself, and notes the order; it fails on "bad"."""
 
@@ -20,6 +24,8 @@ class Model:
         self.asked.append(text)
         if text == "bad":
             raise ZeroDivisionError
+        if text == "panic":
+            raise Panic
         return text
 
     def answers(self, runs):
@@ -138,3 +144,26 @@ def test_a_text_that_the_model_fails_on(monkeypatch):
         return await ask(serving, ["c"])
 
     assert served(monkeypatch, use)[0] == [Answer("c", 1.0)]
+
+
+def test_a_text_that_panics(monkeypatch):
+    async def use(serving):
+        results = []
+        for text in ("a", "panic", "b"):
+            serving.ask([text], results.append, here)
+        await ask(serving, ["c"])
+        return results
+
+    first, second, third = served(monkeypatch, use, queue=4)[0]
+    assert isinstance(first, Panic) and [second, third] == [[Answer("a", 1.0)], [Answer("b", 1.0)]]
+
+
+def test_a_client_that_cannot_be_asked_whether_it_is_there(monkeypatch):
+    async def use(serving):
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        results = []
+        serving.ask(["a"], results.append, here)
+        serving.ask(["b"], results.append, lambda: 1 / 0)
+        return [*await ask(serving, ["c"]), *results]
+
+    assert served(monkeypatch, use)[0] == [Answer("c", 1.0), [Answer("a", 1.0)]]
