@@ -41,8 +41,8 @@ class Protocol(asyncio.Protocol):
     What is not plain is another path, method or version, a header of FOR_UVICORN, a body that is too long,
     or a second request in the same packet. From the first of these on, the connection is uvicorn's.
 
-    `known`, which all connections of a service share, has the bytes of the body of heads that the parser
-    found plain: many a client sends the same head again and again, and then it is not parsed.
+    `known` has the heads that the parser found plain, each with the bytes of its body. All connections of a
+    service share it. Many clients send the same head again and again: a known head is not parsed again.
     """
 
     def __init__(

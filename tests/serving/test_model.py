@@ -13,7 +13,7 @@ CALIBRATIONS = [
 
 
 @pytest.mark.parametrize("calibration", CALIBRATIONS)
-def test_an_answer_does_not_depend_on_others(exported, calibration, monkeypatch):
+def test_an_answer_does_not_depend_on_others(exported, calibration):
     model = Model(exported / "student-ort")
     model.classifier.calibration = calibration
     rng = np.random.default_rng(0)
