@@ -281,7 +281,7 @@ def test_other_spellings_of_an_address(port, expected, path):
 
 def test_health_and_metrics_with_a_slash(port):
     assert json.loads(get(port, "/health/")[1]) == health(port)
-    assert b"requests_total" in get(port, "/metrics/")[1]
+    assert b"processes_ready" in get(port, "/metrics/")[1]
 
 
 def test_a_request_to_upgrade(port):
